@@ -1,0 +1,57 @@
+# make demo       a captioner trained, evaluated and shown, on a fresh machine: see runs/demo/report.html
+# make test       format, lint, types, floors, unit, contract, parity and end-to-end tests, on Python 3.11 and 3.13
+# make benchmarks the figures of docs/results.md that need minutes; DATA=... names a folder of photographs
+# make campaign   ten random kills of a training
+
+PYTHON ?= python3
+PIP_FLAGS ?= --quiet --disable-pip-version-check
+TORCH ?= torch==2.13.0
+DATA ?= ../shared/data/flickr8k-1k
+SEEDS ?= 0 1 2
+
+OLD := $(shell .ci/python 3.11 $(PYTHON))
+NEW := $(shell .ci/python 3.13)
+
+.PHONY: demo test lint test-old test-new benchmarks campaign clean
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install $(PIP_FLAGS) -e ".[data,cli]"
+	touch $@
+
+demo: .venv/ready
+	.venv/bin/fusionjax train captioning --data.source scenes --output runs/demo
+
+.venv-old/ready: pyproject.toml
+	$(OLD) -m venv .venv-old
+	.venv-old/bin/python -m pip install $(PIP_FLAGS) $(TORCH) -e ".[test]"
+	touch $@
+
+.venv-new/ready: pyproject.toml
+	$(NEW) -m venv .venv-new
+	.venv-new/bin/python -m pip install $(PIP_FLAGS) -e ".[test]"
+	touch $@
+
+lint: .venv-old/ready
+	.venv-old/bin/ruff format --check .
+	.venv-old/bin/ruff check .
+	.venv-old/bin/mypy
+	.venv-old/bin/lint-imports
+
+test-old: .venv-old/ready
+	.venv-old/bin/python -m pytest -n 2 -q
+
+test-new: $(if $(NEW),.venv-new/ready)
+	$(if $(NEW),.venv-new/bin/python -m pytest -n 2 -q -m "not slow",@echo "Python 3.13 is not on this machine: tested on one Python only")
+
+test: lint test-new test-old
+
+benchmarks: .venv-old/ready
+	.venv-old/bin/fusionjax bench forward
+	.venv-old/bin/python benchmarks/captioning.py --data $(DATA) --seeds $(SEEDS)
+
+campaign: .venv-old/ready
+	.venv-old/bin/python -m pytest -q tests/campaign
+
+clean:
+	rm -rf .venv .venv-old .venv-new .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

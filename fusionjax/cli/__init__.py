@@ -1,0 +1,5 @@
+"""The command `fusionjax`."""
+
+from fusionjax.cli.main import main
+
+__all__ = ["main"]

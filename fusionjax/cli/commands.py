@@ -1,0 +1,256 @@
+"""The commands: each parses its words, calls a recipe and gives a result to show."""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+from fusionjax import recipes
+from fusionjax._extras import require
+from fusionjax.cli.bench import BenchOptions, bench_forward
+from fusionjax.errors import InputError
+from fusionjax.recipes.config import DataConfig, DecodingConfig
+from fusionjax.recipes.run import open_run
+
+tyro = require("tyro", extra="cli")
+
+RECIPES: dict[str, ModuleType] = {"captioning": recipes.captioning, "classification": recipes.classification}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a command gives.
+
+    Attributes:
+        value: what `--json` prints.
+        text: what is printed without it.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    value: Any
+    text: str
+    interrupted: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """What to evaluate on; whatever is not given is as in training.
+
+    Attributes:
+        split: the part of the data; `all` takes every part of a folder.
+        source: the kind of data.
+        path: the folder.
+        name: of the TFDS data set.
+    """
+
+    split: str = "test"
+    source: Literal["scenes", "flickr", "coco", "tfds"] | None = None
+    path: str | None = None
+    name: str | None = None
+
+    def apply(self, config: DataConfig) -> DataConfig:
+        """Changes the settings of a run to these."""
+        source = self.source
+        if source is None and self.path is not None and config.source == "scenes":
+            source = "flickr"
+        changes = {"source": source, "path": self.path, "name": self.name}
+        return dataclasses.replace(config, **{name: value for name, value in changes.items() if value is not None})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodingChanges:
+    """How to write captions; whatever is not given is as in the run.
+
+    Attributes:
+        method: `beam`, `greedy` or `sample`.
+        num_beams: captions followed at once, for `beam`.
+        length_penalty: log-probabilities are divided by length to this power, for `beam`.
+        temperature: of the sampling.
+        top_k: samples from so many words only.
+        top_p: samples from the most probable words of this share together.
+        seed: of the sampling.
+    """
+
+    method: Literal["beam", "greedy", "sample"] | None = None
+    num_beams: int | None = None
+    length_penalty: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def apply(self, config: DecodingConfig) -> DecodingConfig:
+        """Changes the settings of a run to these."""
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return dataclasses.replace(config, **given)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """The metrics of a trained run, also on other data.
+
+    Attributes:
+        run: the run directory.
+        data: what to evaluate on.
+        decoding: how captions are written.
+    """
+
+    run: Annotated[str, tyro.conf.Positional]
+    data: EvaluationData = EvaluationData()
+    decoding: DecodingChanges = DecodingChanges()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionOptions:
+    """Captions for photographs.
+
+    Attributes:
+        run: the run directory.
+        photographs: image files.
+        decoding: how captions are written.
+    """
+
+    run: Annotated[str, tyro.conf.Positional]
+    photographs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    decoding: DecodingChanges = DecodingChanges()
+
+
+def train(words: Sequence[str]) -> Result:
+    """`fusionjax train RECIPE ...`.
+
+    Args:
+        words: the recipe and its options.
+
+    Returns:
+        The final metrics.
+
+    Raises:
+        InputError: bad settings or data.
+    """
+    name = words[0] if words else ""
+    if name in ("--help", "-h"):
+        return Result(sorted(RECIPES), f"usage: fusionjax train RECIPE ...\nRECIPE is {' or '.join(sorted(RECIPES))}")
+    if name not in RECIPES:
+        raise InputError(f"train needs a recipe, {' or '.join(sorted(RECIPES))}; got {name!r}. See fusionjax --help.")
+    recipe, rest = RECIPES[name], list(words[1:])
+    config = _parse(recipe.Config, f"fusionjax train {name}", rest, default=recipe.preset(_source(rest)))
+    _log_to_stderr()
+    metrics = recipe.train(config)
+    if metrics is None:
+        again = " ".join(["fusionjax", "train", *words])
+        print(f"stopped; a checkpoint is saved. To go on: {again}", file=sys.stderr)
+        return Result({"interrupted": True, "output": config.output}, "", interrupted=True)
+    return Result(metrics, f"{_table(metrics)}\n\nreport: {config.output}/report.html")
+
+
+def evaluate(words: Sequence[str]) -> Result:
+    """`fusionjax evaluate RUN ...`.
+
+    Args:
+        words: the run directory and options.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        InputError: the run or the data cannot be used.
+    """
+    options = _parse(EvaluateOptions, "fusionjax evaluate", words)
+    _log_to_stderr()
+    recipe = RECIPES.get(open_run(options.run).recipe)
+    if recipe is None:
+        raise InputError(f"{options.run} is a run of no recipe of this version; there are {', '.join(RECIPES)}. Train one.")
+
+    def change(config: Any) -> Any:
+        changed = dataclasses.replace(config, data=options.data.apply(config.data))
+        if hasattr(config, "decoding"):
+            changed = dataclasses.replace(changed, decoding=options.decoding.apply(config.decoding))
+        return changed
+
+    metrics = recipe.evaluate(options.run, change, split=options.data.split)
+    return Result(metrics, _table(metrics))
+
+
+def caption(words: Sequence[str]) -> Result:
+    """`fusionjax caption RUN PHOTO ...`.
+
+    Args:
+        words: the run directory, photographs and options.
+
+    Returns:
+        A list of `{image, caption, log_probability}`.
+
+    Raises:
+        InputError: the run or a photograph cannot be used.
+    """
+    options = _parse(CaptionOptions, "fusionjax caption", words)
+    _log_to_stderr()
+    if not options.photographs:
+        raise InputError("caption needs at least one photograph after the run; got none. Name image files.")
+    written = recipes.captioning.caption(options.run, options.photographs, options.decoding.apply)
+    rows = [
+        {"image": photograph, "caption": one.caption, "log_probability": one.log_probability}
+        for photograph, one in zip(options.photographs, written, strict=True)
+    ]
+    return Result(rows, "\n".join(f"{row['image']}: {row['caption']}  ({row['log_probability']:.2f})" for row in rows))
+
+
+def bench(words: Sequence[str]) -> Result:
+    """`fusionjax bench WORKLOAD ...`.
+
+    Args:
+        words: the workload and options.
+
+    Returns:
+        A list of benchmark records.
+
+    Raises:
+        InputError: an unknown workload.
+    """
+    if not words or words[0] not in ("forward", "--help", "-h"):
+        raise InputError(f"bench needs a workload, forward; got {words[0] if words else ''!r}. See fusionjax --help.")
+    if words[0] != "forward":
+        return Result(["forward"], "usage: fusionjax bench WORKLOAD ...\nWORKLOAD is forward")
+    options = _parse(BenchOptions, "fusionjax bench forward", words[1:])
+    record = bench_forward(options)
+    text = (
+        f"{record['workload']}: {record['median_ms']:.1f} ms a batch of {options.batch_size} (spread "
+        f"{record['spread_ms']:.1f} ms), {record['examples_per_second']:.1f} examples per second, "
+        f"{record['achieved_tflops']:.3f} TFLOP/s, compiled in {record['compile_ms'] / 1000:.1f} s on {record['device']}"
+    )
+    return Result([record], text)
+
+
+def _parse(kind: Any, prog: str, words: Sequence[str], **kwargs: Any) -> Any:
+    """Parses words into a config dataclass; what tyro refuses ends with its message and exit code 2."""
+    if not {"--help", "-h"} & set(words):
+        return tyro.cli(kind, prog=prog, args=list(words), **kwargs)
+    more = "Every command also takes --json (one JSON value on standard output) and --traceback (of an error)."
+    summary = (kind.__doc__ or "").partition("\n")[0]
+    return tyro.cli(kind, prog=prog, args=list(words), description=f"{summary} {more}", **kwargs)
+
+
+def _source(words: Sequence[str]) -> str:
+    """Finds the source among the words of `train`, because the defaults of the other settings depend on it."""
+    for place, word in enumerate(words):
+        name, separator, value = word.partition("=")
+        if name == "--data.source":
+            return value if separator else next(iter(words[place + 1 :]), "")
+    return "scenes"
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("fusionjax")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(logging.INFO)
+
+
+def _table(metrics: dict[str, float]) -> str:
+    width = max(len(name) for name in metrics)
+    return "\n".join(f"{name:{width}s}  {value:.4f}" for name, value in metrics.items())

@@ -1,0 +1,104 @@
+"""The command line: finds the command, and turns errors into one line and an exit code."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fusionjax._version import __version__
+from fusionjax.errors import InputError
+
+USAGE = """usage: fusionjax COMMAND ...
+
+commands:
+  train RECIPE      trains, evaluates and reports; RECIPE is captioning or classification
+  evaluate RUN      the metrics of a trained run, also on other data
+  caption RUN PHOTO [PHOTO ...]
+                    captions for photographs
+  bench WORKLOAD    throughput; WORKLOAD is forward
+
+Every command has --help, --json (one JSON value on standard output, nothing else) and --traceback (of an error).
+exit codes: 0 done, 2 bad input or usage, 130 stopped by Ctrl-C"""
+
+Command = Callable[[Sequence[str]], Any]
+
+
+def _commands() -> dict[str, Command]:
+    from fusionjax.cli import commands
+
+    return {
+        "train": commands.train,
+        "evaluate": commands.evaluate,
+        "caption": commands.caption,
+        "bench": commands.bench,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Args:
+        arguments: the words after `fusionjax`; None takes those of the process.
+
+    Returns:
+        The exit code: 0 done, 2 bad input or usage, 130 stopped by Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    flags = {flag: flag in words for flag in ("--json", "--traceback")}
+    words = [word for word in words if word not in flags]
+    if words and words[0] in ("--version", "-V"):
+        print(__version__)
+        return 0
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(USAGE, file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _Output(as_json=flags["--json"]) as output:
+        try:
+            command = _commands().get(words[0])
+            if command is None:
+                raise InputError(f"the command must be train, evaluate, caption or bench; got {words[0]!r}. See --help.")
+            result = command(words[1:])
+            output.result(result)
+            return 130 if getattr(result, "interrupted", False) else 0
+        except SystemExit as stop:
+            return int(stop.code or 0) if not isinstance(stop.code, str) else 2
+        except KeyboardInterrupt:
+            print("stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+            return 130
+        except (InputError, ImportError) as error:
+            if flags["--traceback"]:
+                traceback.print_exc()
+            print(f"fusionjax: {error}", file=sys.stderr)
+            return 2
+
+
+class _Output:
+    """Keeps standard output for the result: with `--json`, whatever else is printed goes to standard error."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def __enter__(self) -> "_Output":
+        if self._as_json:
+            sys.stdout.flush()
+            self._real = os.dup(1)
+            os.dup2(2, 1)
+        return self
+
+    def result(self, result: Any) -> None:
+        """Prints the result of a command: as JSON, or as the command would have it shown."""
+        if not self._as_json:
+            print(result.text)
+            return
+        with os.fdopen(os.dup(self._real), "w", encoding="utf-8") as stream:
+            json.dump(result.value, stream, indent=1)
+            stream.write("\n")
+
+    def __exit__(self, *_: object) -> None:
+        if self._as_json:
+            sys.stdout.flush()
+            os.dup2(self._real, 1)
+            os.close(self._real)

@@ -1,0 +1,34 @@
+"""Sources of examples, tokenizers, preprocessing, augmentation and loaders."""
+
+from fusionjax.data import augment
+from fusionjax.data.coco import read_coco
+from fusionjax.data.flickr import read_flickr
+from fusionjax.data.folders import CaptionExample, CaptionFolder
+from fusionjax.data.grammar import combination_split
+from fusionjax.data.image_sets import check_images, decode_images
+from fusionjax.data.images import load_image
+from fusionjax.data.loader import Loader, LoaderIterator, make_loader
+from fusionjax.data.scenes import SceneExample, Scenes
+from fusionjax.data.tfds_source import TFDSSource, tfds_splits
+from fusionjax.data.tokenizer import Tokenizer, train_tokenizer
+
+__all__ = [
+    "CaptionExample",
+    "CaptionFolder",
+    "Loader",
+    "LoaderIterator",
+    "SceneExample",
+    "Scenes",
+    "TFDSSource",
+    "Tokenizer",
+    "augment",
+    "check_images",
+    "combination_split",
+    "decode_images",
+    "load_image",
+    "make_loader",
+    "read_coco",
+    "read_flickr",
+    "tfds_splits",
+    "train_tokenizer",
+]

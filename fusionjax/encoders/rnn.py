@@ -1,0 +1,104 @@
+"""The recurrent text encoder."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from fusionjax.encoders.checks import check_mask
+from fusionjax.encoders.features import Features
+from fusionjax.encoders.pooling import PoolingKind, TokenPooling
+from fusionjax.layers import RNN, MultiHeadAttention
+
+
+class RNNEncoder(nn.Module):
+    """Embedding, recurrent layers and, where asked for, self-attention over all their states.
+
+    tokens -> E[tokens] -> RNN -> states [-> softmax(QK^T / sqrt(d_k)) V, multi-head, added to the states]. Token 0 is
+    padding: it never changes what the other tokens give.
+
+    Attributes:
+        vocab_size: number of different tokens, padding included.
+        features: of the recurrent states, each direction.
+        cell: `"lstm"`, `"gru"` or `"elman"`.
+        num_layers: of the recurrent network.
+        bidirectional: reads both ways; the states of both are joined.
+        self_attention: adds multi-head self-attention over the states, with a residual connection.
+        num_heads: of the self-attention; divides the width of the states.
+        embedding_features: of the embedding; None takes `features`.
+        pooling: to one vector, as in `TokenPooling`; `flatten` fixes the length.
+        dropout_rate: on embeddings, between recurrent layers and on the attention's result.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+
+    Raises:
+        ValueError: the tokens have not two axes, or the mask has another shape.
+        TypeError: the tokens are not integers, or the mask is not boolean.
+
+    Example:
+        >>> tokens = jnp.array([[5, 6, 7, 0], [8, 0, 0, 0]])
+        >>> encoder = RNNEncoder(vocab_size=11, features=6, cell="gru", pooling="last")
+        >>> features, _ = encoder.init_with_output(jax.random.key(0), tokens)
+        >>> features.tokens.shape, features.mask.sum(1).tolist()
+        ((2, 4, 6), [3, 1])
+
+    References:
+        Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997. Cho et al., 2014, arXiv:1406.1078.
+        Self-attention: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, eq. 1.
+    """
+
+    vocab_size: int
+    features: int = 512
+    cell: Literal["lstm", "gru", "elman"] = "lstm"
+    num_layers: int = 1
+    bidirectional: bool = False
+    self_attention: bool = False
+    num_heads: int = 8
+    embedding_features: int | None = None
+    pooling: PoolingKind = "flatten"
+    dropout_rate: float = 0.0
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, mask: jax.Array | None = None, *, deterministic: bool = True) -> Features:
+        """Encodes tokens.
+
+        Args:
+            tokens: `[batch, length]` integers; 0 = padding.
+            mask: True = keep, `[batch, length]`; None keeps every token that is not padding.
+            deterministic: switches dropout off.
+
+        Returns:
+            tokens `[batch, length, features]` (twice as wide when bidirectional), zero where masked; grid `(length,)`.
+        """
+        if tokens.ndim != 2:
+            raise ValueError(f"text tokens must have shape [batch, length]; got {tokens.shape}. Pad and stack them.")
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise TypeError(
+                f"text tokens must be integers; got {tokens.dtype}. Encode the text with a tokenizer first."
+            )
+        check_mask(mask, tokens.shape, "text")
+        mask = tokens != 0 if mask is None else mask
+        kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        drop = nn.Dropout(self.dropout_rate, deterministic=deterministic)
+        embed = nn.Embed(self.vocab_size, self.embedding_features or self.features, name="embedding", **kwargs)
+        rnn = RNN(
+            self.features,
+            cell=self.cell,
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            dropout_rate=self.dropout_rate,
+            name="rnn",
+            **kwargs,
+        )
+        vectors = embed(jnp.where(mask, tokens, 0))
+        states = rnn(drop(vectors), mask=mask, deterministic=deterministic).outputs
+        if self.self_attention:
+            attention = MultiHeadAttention(self.num_heads, name="self_attention", **kwargs)
+            states = states + drop(attention(states, mask=mask, deterministic=deterministic).values)
+            states = jnp.where(mask[..., None], states, 0)
+        pooled = TokenPooling(self.pooling, name="pool", **kwargs)(states, mask)
+        return Features(tokens=states, mask=mask, pooled=pooled, grid=(tokens.shape[1],))

@@ -1,0 +1,9 @@
+"""Fusions: the `Features` of several modalities to one `Features`.
+
+A fusion is a Linen module `(features: Mapping[str, Features], *, deterministic=True) -> Features`.
+"""
+
+from fusionjax.fusion.concat import Concat
+from fusionjax.fusion.cross_attention import CrossAttention
+
+__all__ = ["Concat", "CrossAttention"]

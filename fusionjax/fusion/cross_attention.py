@@ -1,0 +1,106 @@
+"""Fusion by cross-attention."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from fusionjax.encoders import Features, PoolingKind, TokenPooling
+from fusionjax.fusion.checks import check_modalities
+from fusionjax.layers import TransformerBlock
+
+
+class CrossAttention(nn.Module):
+    """Lets the tokens of one modality look at the tokens of all others.
+
+    Queries: the tokens of `query`, projected to `features`. Memory: the tokens of every other modality, each projected
+    to `features` with a matrix of its own and marked with a vector of its own, one after the other. Each layer is a
+    pre-norm block of self-attention, cross-attention and MLP, and a norm ends them. Masked tokens of either side never
+    change the result. With one modality alone only self-attention is left. In a grid of two or more axes, whose encoders
+    (such as convolutional networks) tell no positions, every cell has a vector of its own; this fixes the grid's size.
+
+    Attributes:
+        query: the modality that looks.
+        features: width; divisible by `num_heads`.
+        num_heads: of the attention.
+        num_layers: blocks.
+        pooling: of the query's tokens to one vector, as in `TokenPooling`.
+        dropout_rate: in the blocks.
+        dtype: of the computation.
+        param_dtype: of the parameters.
+
+    Raises:
+        ValueError: the query's modality is missing, or batch sizes differ.
+
+    Example:
+        >>> text = Features(jnp.ones((2, 3, 5)), jnp.ones((2, 3), bool), jnp.ones((2, 5)), (3,))
+        >>> image = Features(jnp.ones((2, 4, 7)), None, jnp.zeros((2, 7)), (2, 2))
+        >>> fusion = CrossAttention(features=8, num_heads=2)
+        >>> fused, _ = fusion.init_with_output(jax.random.key(0), {"image": image, "text": text})
+        >>> fused.tokens.shape, fused.pooled.shape, fused.grid
+        ((2, 3, 8), (2, 8), (3,))
+
+    References:
+        Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.2.3.
+        Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences", 2019, arXiv:1906.00295,
+        equation 1.
+    """
+
+    query: str = "text"
+    features: int = 256
+    num_heads: int = 8
+    num_layers: int = 1
+    pooling: PoolingKind = "mean"
+    dropout_rate: float = 0.0
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Mapping[str, Features], *, deterministic: bool = True) -> Features:
+        """Fuses the modalities.
+
+        Args:
+            features: of each modality, by name; one is `query`.
+            deterministic: switches dropout off.
+
+        Returns:
+            tokens `[batch, length of the query, features]`, zero where masked; their mask and grid are the query's.
+        """
+        check_modalities(features, needed=self.query)
+        query = features[self.query]
+        tokens = self._project(self.query, query)
+        others = [name for name in sorted(features) if name != self.query]
+        memory = memory_mask = None
+        if others:
+            # [batch, sum of lengths, features] and [batch, sum of lengths]
+            memory = jnp.concatenate([self._project(name, features[name]) for name in others], axis=1)
+            memory_mask = jnp.concatenate([_full_mask(features[name]) for name in others], axis=1)
+        for layer in range(self.num_layers):
+            block = TransformerBlock(
+                self.num_heads,
+                use_cross_attention=bool(others),
+                dropout_rate=self.dropout_rate,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=f"block_{layer}",
+            )
+            output = block(tokens, memory, mask=query.mask, memory_mask=memory_mask, deterministic=deterministic)
+            tokens = output.tokens
+        tokens = nn.LayerNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(tokens)
+        if query.mask is not None:
+            tokens = jnp.where(query.mask[..., None], tokens, 0)
+        pool = TokenPooling(self.pooling, dtype=self.dtype, param_dtype=self.param_dtype, name="pool")
+        return Features(tokens=tokens, mask=query.mask, pooled=pool(tokens, query.mask), grid=query.grid)
+
+    def _project(self, name: str, features: Features) -> jax.Array:
+        dense = nn.Dense(self.features, dtype=self.dtype, param_dtype=self.param_dtype, name=f"project_{name}")
+        tokens = dense(features.kept_tokens)
+        shape = (tokens.shape[1], self.features) if len(features.grid) > 1 else (1, self.features)
+        marks = self.param(f"position_{name}", nn.initializers.normal(0.02), shape, self.param_dtype)
+        return tokens + marks.astype(tokens.dtype)
+
+
+def _full_mask(features: Features) -> jax.Array:
+    return jnp.ones(features.tokens.shape[:2], bool) if features.mask is None else features.mask

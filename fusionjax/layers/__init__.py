@@ -1,0 +1,30 @@
+"""Linen modules, thin over `fusionjax.ops`."""
+
+from fusionjax.layers.additive_attention import AdditiveAttention
+from fusionjax.layers.conv import Conv
+from fusionjax.layers.elman import Elman
+from fusionjax.layers.gru import GRU
+from fusionjax.layers.lstm import LSTM
+from fusionjax.layers.multi_head_attention import (
+    KeyValue,
+    KeyValueCache,
+    MultiHeadAttention,
+    MultiHeadAttentionOutput,
+)
+from fusionjax.layers.rnn import RNN
+from fusionjax.layers.transformer import TransformerBlock, TransformerBlockOutput
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "AdditiveAttention",
+    "Conv",
+    "Elman",
+    "KeyValue",
+    "KeyValueCache",
+    "MultiHeadAttention",
+    "MultiHeadAttentionOutput",
+    "TransformerBlock",
+    "TransformerBlockOutput",
+]

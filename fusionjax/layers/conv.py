@@ -1,0 +1,64 @@
+"""Convolution as a layer."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from flax.typing import Dtype, Initializer
+from jaxtyping import Array, Float
+
+from fusionjax.ops import conv2d
+from fusionjax.ops.convolution import Padding
+
+
+class Conv(nn.Module):
+    """Convolves images with a learned kernel; see `fusionjax.ops.conv2d`.
+
+    Attributes:
+        features: number of output channels.
+        kernel_size: height and width, in pixels.
+        strides: steps between outputs, in pixels.
+        padding: `"SAME"`, `"VALID"` or `((top, bottom), (left, right))`.
+        use_bias: add a bias.
+        dtype: dtype of the computation; None for the common one of inputs and parameters.
+        param_dtype: dtype of the parameters.
+        kernel_init: initializer of the kernel; the bias starts at zero.
+        implementation: see `fusionjax.ops.conv2d`.
+
+    Example:
+        >>> images = jnp.ones((2, 8, 8, 3))
+        >>> layer = Conv(features=5, padding="VALID")
+        >>> layer.apply(layer.init(jax.random.key(0), images), images).shape
+        (2, 6, 6, 5)
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    padding: Padding = "SAME"
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width features"]:
+        """Convolves.
+
+        Args:
+            images: `[batch, height, width, channels]`.
+
+        Returns:
+            `[batch, out_height, out_width, features]`.
+        """
+        shape = (*self.kernel_size, images.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
+        return conv2d(
+            images, kernel, bias, strides=self.strides, padding=self.padding, implementation=self.implementation
+        )

@@ -1,0 +1,168 @@
+"""A block of a Transformer."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Bool, Float
+
+from fusionjax.layers.multi_head_attention import KeyValue, KeyValueCache, MultiHeadAttention
+
+
+class TransformerBlockOutput(NamedTuple):
+    """What a Transformer block returns.
+
+    Attributes:
+        tokens: `[batch, length, features]`.
+        weights: `[batch, heads, length, keys]`, float32, of the cross-attention if there is one, otherwise of the
+            self-attention; None unless asked for.
+        cache: the cache with the new tokens, or None if none was given.
+    """
+
+    tokens: Float[Array, "batch length features"]
+    weights: Float[Array, "batch heads length keys"] | None
+    cache: KeyValueCache | None
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention if wanted, and a two-layer perceptron, each on normalised tokens and added to them.
+
+    tokens += SelfAttention(Norm(tokens)); tokens += CrossAttention(Norm(tokens), memory); tokens += MLP(Norm(tokens)).
+    Unlike in the paper the normalisation comes first (Xiong et al., 2020), which trains without long warm-up, and the
+    perceptron uses GELU. The submodules are `self_attention`, `cross_attention`, `mlp_in`, `mlp_out` and the norms
+    `self_attention_norm`, `cross_attention_norm`, `mlp_norm`.
+
+    Attributes:
+        num_heads: number of heads.
+        mlp_features: hidden size of the perceptron; None for 4 * the tokens' size.
+        dropout_rate: share of the features dropped after each part.
+        is_causal: tokens see only themselves and those before.
+        use_cross_attention: also attend to a memory.
+        features: size of the tokens; None to take it from them, but `init_cache` and `project_memory` need it.
+        dtype: dtype of the computation; None for the common one of inputs and parameters.
+        param_dtype: dtype of the parameters.
+
+    Example:
+        >>> block, tokens, memory = TransformerBlock(2, use_cross_attention=True), jnp.ones((3, 5, 8)), jnp.ones((3, 7, 6))
+        >>> block.apply(block.init(jax.random.key(0), tokens, memory), tokens, memory).tokens.shape
+        (3, 5, 8)
+
+    References:
+        Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, figure 1; Xiong et al., "On Layer
+        Normalization in the Transformer Architecture", 2020, arXiv:2002.04745.
+    """
+
+    num_heads: int
+    mlp_features: int | None = None
+    dropout_rate: float = 0.0
+    is_causal: bool = False
+    use_cross_attention: bool = False
+    features: int | None = None
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the parts."""
+        settings = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        heads = {"num_heads": self.num_heads, "features": self.features, **settings}
+        self.self_attention_norm = nn.LayerNorm(**settings)
+        self.self_attention = MultiHeadAttention(**heads)
+        if self.use_cross_attention:
+            self.cross_attention_norm = nn.LayerNorm(**settings)
+            self.cross_attention = MultiHeadAttention(**heads)
+        self.mlp_norm = nn.LayerNorm(**settings)
+        self.dropout = nn.Dropout(self.dropout_rate)
+
+    def __call__(
+        self,
+        tokens: Float[Array, "batch length features"],
+        memory: Float[Array, "batch keys memory_features"] | None = None,
+        *,
+        mask: Bool[Array, "..."] | None = None,
+        memory_mask: Bool[Array, "..."] | None = None,
+        memory_projected: KeyValue | None = None,
+        cache: KeyValueCache | None = None,
+        return_weights: bool = False,
+        deterministic: bool = True,
+    ) -> TransformerBlockOutput:
+        """Transforms tokens.
+
+        Args:
+            tokens: `[batch, length, features]`; with a cache, the next tokens.
+            memory: `[batch, keys, memory_features]` for the cross-attention.
+            mask: True = keep; `[batch, length]` or broadcastable to `[batch, heads, length, length]`; with a cache it
+                speaks of all its `max_length` tokens.
+            memory_mask: True = keep; `[batch, keys]` or broadcastable to `[batch, heads, length, keys]`.
+            memory_projected: what `project_memory` returned, in place of `memory`; it may have fewer rows, see
+                `MultiHeadAttention`.
+            cache: what was decoded so far; see `init_cache`.
+            return_weights: also return attention weights.
+            deterministic: switch dropout off; otherwise the random key `"dropout"` is needed.
+
+        Returns:
+            A `TransformerBlockOutput`.
+
+        Raises:
+            ValueError: a memory is missing or unexpected, or sizes do not fit.
+        """
+        given = memory is not None or memory_projected is not None
+        if given != self.use_cross_attention:
+            raise ValueError(
+                f"a memory is needed exactly with use_cross_attention; got use_cross_attention={self.use_cross_attention} "
+                f"and {'a' if given else 'no'} memory. Change one of the two."
+            )
+        attended = self.self_attention(
+            self.self_attention_norm(tokens),
+            mask=mask,
+            is_causal=self.is_causal and cache is None,
+            cache=cache,
+            return_weights=return_weights and not self.use_cross_attention,
+        )
+        tokens = tokens + self.dropout(attended.values, deterministic=deterministic)
+        weights = attended.weights
+        if self.use_cross_attention:
+            read = self.cross_attention(
+                self.cross_attention_norm(tokens),
+                memory,
+                mask=memory_mask,
+                keys_values_projected=memory_projected,
+                return_weights=return_weights,
+            )
+            tokens = tokens + self.dropout(read.values, deterministic=deterministic)
+            weights = read.weights
+        tokens = tokens + self.dropout(self._perceive(self.mlp_norm(tokens)), deterministic=deterministic)
+        return TransformerBlockOutput(tokens, weights, attended.cache)
+
+    def project_memory(self, memory: Float[Array, "batch keys memory_features"]) -> KeyValue:
+        """Projects the memory once, for many calls.
+
+        Args:
+            memory: `[batch, keys, memory_features]`.
+
+        Returns:
+            A `KeyValue` to pass as `memory_projected`.
+        """
+        return self.cross_attention.project(memory)
+
+    @nn.nowrap
+    def init_cache(self, batch: int, max_length: int, dtype: Dtype | None = None) -> KeyValueCache:
+        """Makes an empty cache of the self-attention.
+
+        Args:
+            batch: number of rows.
+            max_length: how many tokens it can hold.
+            dtype: dtype of keys and values; None for that of the computation.
+
+        Returns:
+            A `KeyValueCache` of zeros.
+        """
+        attention = MultiHeadAttention(self.num_heads, self.features, parent=None)
+        return attention.init_cache(batch, max_length, dtype or self.dtype or self.param_dtype)
+
+    @nn.compact
+    def _perceive(self, tokens: Array) -> Array:
+        settings = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        hidden = nn.Dense(self.mlp_features or 4 * tokens.shape[-1], name="mlp_in", **settings)(tokens)
+        return nn.Dense(tokens.shape[-1], name="mlp_out", **settings)(jax.nn.gelu(hidden))

@@ -1,0 +1,32 @@
+"""Pure array functions: each operation has one signature, a plain reference and, where it pays, faster implementations."""
+
+from fusionjax.ops.additive_attention import additive_attention
+from fusionjax.ops.attention import AttentionOutput, attention, masked_softmax
+from fusionjax.ops.convolution import conv2d
+from fusionjax.ops.elman import elman, elman_step
+from fusionjax.ops.gru import gru, gru_step
+from fusionjax.ops.lstm import LSTMState, lstm, lstm_step, lstm_update
+from fusionjax.ops.masks import combine_masks, make_causal_mask, make_padding_mask
+from fusionjax.ops.pooling import max_pool2d
+from fusionjax.ops.recurrent import RecurrentOutput
+
+__all__ = [
+    "AttentionOutput",
+    "LSTMState",
+    "RecurrentOutput",
+    "additive_attention",
+    "attention",
+    "combine_masks",
+    "conv2d",
+    "elman",
+    "elman_step",
+    "gru",
+    "gru_step",
+    "lstm",
+    "lstm_step",
+    "lstm_update",
+    "make_causal_mask",
+    "make_padding_mask",
+    "masked_softmax",
+    "max_pool2d",
+]

@@ -1,0 +1,107 @@
+"""Two-dimensional convolution."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from fusionjax.ops.convolution_taps import conv2d_taps
+from fusionjax.ops.implementations import on_platform, select_implementation
+
+Padding = str | Sequence[tuple[int, int]]
+
+
+def conv2d(
+    images: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "kernel_height kernel_width kernel_channels features"],
+    bias: Float[Array, " bias_features"] | None = None,
+    *,
+    strides: tuple[int, int] = (1, 1),
+    padding: Padding = "SAME",
+    implementation: str | None = None,
+) -> Float[Array, "batch out_height out_width features"]:
+    """Convolves images with a kernel, without flipping it, and adds a bias.
+
+    output[b, y, x, o] = bias[o] + sum over i, j, c of images[b, y * stride + i, x * stride + j, c] * kernel[i, j, c, o].
+
+    Implementations: `"xla"` is XLA's convolution and the reference. `"taps"` computes the same values, but its
+    gradient for the kernel is one matrix product for each kernel row, summed over micro-batches: much faster on a CPU.
+    It needs strides (1, 1) and has no forward-mode derivative (`jax.jvp`). None means `"taps"` on a CPU where it
+    applies, otherwise `"xla"`.
+
+    Args:
+        images: `[batch, height, width, channels]`.
+        kernel: `[kernel_height, kernel_width, channels, features]`.
+        bias: `[features]`, or None for none.
+        strides: steps between outputs, in pixels, vertically and horizontally.
+        padding: `"SAME"`, `"VALID"`, or zeros to add as `((top, bottom), (left, right))`.
+        implementation: `"xla"`, `"taps"`, or None to choose.
+
+    Returns:
+        `[batch, out_height, out_width, features]`, in the common dtype of the images and the kernel.
+
+    Raises:
+        ValueError: ranks, channels, bias, strides, padding or the name of the implementation do not fit.
+        NotImplementedError: the named implementation cannot serve this call.
+
+    Example:
+        >>> images, kernel = jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3, 2))
+        >>> conv2d(images, kernel, padding="VALID")[0, :, :, 0]
+        Array([[27., 27.],
+               [27., 27.]], dtype=float32)
+    """
+    _check_shapes(images, kernel, bias)
+    if min(strides) < 1:
+        raise ValueError(f"strides must be at least 1; got {strides}. Use (1, 1) to keep every output.")
+    pads = _resolve_padding(padding, images.shape[1:3], kernel.shape[:2], strides)
+    obstacle = None if tuple(strides) == (1, 1) else f"it needs strides (1, 1); got {tuple(strides)}"
+    preferred = "taps" if on_platform("cpu") else "xla"
+    chosen = select_implementation("conv2d", implementation, {"xla": None, "taps": obstacle}, preferred)
+    dtype = jnp.result_type(images, kernel)
+    images, kernel = images.astype(dtype), kernel.astype(dtype)
+    if chosen == "taps":
+        outputs = conv2d_taps(images, kernel, pads)
+    else:
+        outputs = lax.conv_general_dilated(
+            images, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    return outputs if bias is None else outputs + bias.astype(dtype)
+
+
+def _check_shapes(images: Array, kernel: Array, bias: Array | None) -> None:
+    if images.ndim != 4 or kernel.ndim != 4:
+        raise ValueError(
+            "conv2d takes images [batch, height, width, channels] and a kernel [height, width, channels, features]; "
+            f"got {images.shape} and {kernel.shape}. Add the missing axes, such as images[None]."
+        )
+    if images.shape[3] != kernel.shape[2]:
+        raise ValueError(
+            f"the kernel must take the images' {images.shape[3]} channels on its third axis; got {kernel.shape}. "
+            "Images are [batch, height, width, channels]."
+        )
+    if bias is not None and bias.shape != kernel.shape[3:]:
+        raise ValueError(
+            f"the bias must have shape [features] = {kernel.shape[3:]}; got {bias.shape}. Give one number per feature."
+        )
+
+
+def _resolve_padding(
+    padding: Padding, image_size: Sequence[int], kernel_size: Sequence[int], strides: Sequence[int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    if padding in ("SAME", "VALID"):
+        vertical, horizontal = lax.padtype_to_pads(image_size, kernel_size, strides, padding)
+    elif not isinstance(padding, str) and len(padding) == 2 and all(len(pair) == 2 for pair in padding):
+        vertical, horizontal = padding
+    else:
+        raise ValueError(
+            f'padding must be "SAME", "VALID" or ((top, bottom), (left, right)); got {padding!r}. '
+            "Give two pairs of numbers to pad each side."
+        )
+    for name, size, kernel, pair in zip(("height", "width"), image_size, kernel_size, (vertical, horizontal), strict=True):
+        if size + sum(pair) < kernel:
+            raise ValueError(
+                f"the padded {name} must be at least the kernel's, {kernel}; got {size + sum(pair)}. "
+                "Use larger images, a smaller kernel or more padding."
+            )
+    return (int(vertical[0]), int(vertical[1])), (int(horizontal[0]), int(horizontal[1]))

@@ -1,0 +1,63 @@
+"""Two-dimensional max-pooling."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from fusionjax.ops.implementations import on_platform, select_implementation
+from fusionjax.ops.pooling_codes import max_pool2d_codes
+
+
+def max_pool2d(
+    images: Float[Array, "batch height width channels"],
+    window: tuple[int, int] = (2, 2),
+    *,
+    strides: tuple[int, int] | None = None,
+    implementation: str | None = None,
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Takes the maximum of every window; rows and columns that fill no whole window are left out.
+
+    The gradient goes to the first maximum of a window, in reading order.
+
+    Implementations: `"xla"` is XLA's windowed reduction and the reference. `"codes"` keeps the position of each maximum
+    as one byte for the gradient, instead of searching again: many times faster on a CPU. It needs windows and strides
+    (2, 2) and has no forward-mode derivative (`jax.jvp`). None means `"codes"` on a CPU where it applies, otherwise
+    `"xla"`.
+
+    Args:
+        images: `[batch, height, width, channels]`.
+        window: height and width of the windows, in pixels.
+        strides: steps between windows; None for the window's own size.
+        implementation: `"xla"`, `"codes"`, or None to choose.
+
+    Returns:
+        `[batch, (height - window) // stride + 1, likewise, channels]`, in the dtype of the images.
+
+    Raises:
+        ValueError: the rank, the window, the strides or the name of the implementation do not fit.
+        NotImplementedError: the named implementation cannot serve this call.
+
+    Example:
+        >>> max_pool2d(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
+        Array([[ 5.,  7.],
+               [13., 15.]], dtype=float32)
+    """
+    strides = window if strides is None else strides
+    if images.ndim != 4:
+        raise ValueError(
+            f"max_pool2d takes images [batch, height, width, channels]; got {images.shape}. Add the missing axes."
+        )
+    if min(*window, *strides) < 1:
+        raise ValueError(f"window and strides must be at least 1; got {window} and {strides}. Use (1, 1) for no change.")
+    if images.shape[1] < window[0] or images.shape[2] < window[1]:
+        raise ValueError(
+            f"images must be at least the window's size, {window}; got {images.shape[1:3]}. "
+            "Use larger images or fewer poolings."
+        )
+    fits = tuple(window) == (2, 2) == tuple(strides)
+    obstacle = None if fits else f"it needs window and strides (2, 2); got {tuple(window)} and {tuple(strides)}"
+    preferred = "codes" if on_platform("cpu") else "xla"
+    chosen = select_implementation("max_pool2d", implementation, {"xla": None, "codes": obstacle}, preferred)
+    if chosen == "codes":
+        return max_pool2d_codes(images)
+    return lax.reduce_window(images, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), "VALID")

@@ -1,0 +1,415 @@
+"""Captioning: photographs in, sentences out. Train, evaluate, use."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fusionjax import data, encoders, losses, metrics, models, training
+from fusionjax.errors import InputError
+from fusionjax.recipes import engine
+from fusionjax.recipes.config import DataConfig, DecodingConfig, TrainingConfig, require_positive
+from fusionjax.recipes.report import CaptionSample, write_report
+from fusionjax.recipes.run import Run, open_run, start_run
+from fusionjax.recipes.sources import DataParts, Examples, ImageTransform
+from fusionjax.recipes.writing import CaptionWriter, Written
+
+RECIPE = "captioning"
+
+_logger = logging.getLogger("fusionjax")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The captioner's shape.
+
+    Attributes:
+        decoder: `attention` (an LSTM that looks at the image before each word), `lstm` (one started from the image) or
+            `transformer`.
+        cnn_features: of each stage of the image encoder.
+        padding: of its convolutions.
+        normalization: in its stages.
+        features: of the LSTM; of the Transformer.
+        embedding_features: of a word, for the LSTM decoders.
+        attention_features: of the attention, for the LSTM that looks.
+        num_layers: of the Transformer.
+        num_heads: of the Transformer.
+        dropout_rate: on image cells, words and states.
+    """
+
+    decoder: Literal["attention", "lstm", "transformer"] = "attention"
+    cnn_features: tuple[int, ...] = (32, 64, 128)
+    padding: Literal["SAME", "VALID"] = "SAME"
+    normalization: Literal["group", "batch"] | None = "batch"
+    features: int = 256
+    embedding_features: int = 128
+    attention_features: int = 128
+    num_layers: int = 2
+    num_heads: int = 4
+    dropout_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        require_positive(self, "features", "embedding_features", "attention_features", "num_layers", "num_heads")
+        if not self.cnn_features or min(self.cnn_features) < 1:
+            raise InputError(f"cnn_features must be one or more sizes above 0; got {self.cnn_features}. Try 32 64 128.")
+        if not 0 <= self.dropout_rate < 1:
+            raise InputError(f"dropout_rate must be in [0, 1); got {self.dropout_rate}. Try 0.3.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptioningConfig:
+    """A captioning run.
+
+    Attributes:
+        output: the run directory; made if missing, resumed if the same command was stopped.
+        seed: of the parameters, the order of the data and dropout.
+        strategy: `jit` shards each batch over the local devices; `pmap` replicates the step.
+        data: what to learn from.
+        model: the captioner's shape.
+        optimizer: how to learn.
+        training: how long.
+        decoding: how captions are written for the evaluation.
+        report_samples: pictures in the report.
+    """
+
+    output: str = "runs/captioning"
+    seed: int = 0
+    strategy: Literal["jit", "pmap"] = "jit"
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: training.OptimizerConfig = training.OptimizerConfig(
+        learning_rate=2e-3, warmup_steps=100, clip_norm=5.0, weight_decay=1e-2
+    )
+    training: TrainingConfig = TrainingConfig(epochs=6, batch_size=32)
+    decoding: DecodingConfig = DecodingConfig()
+    report_samples: int = 12
+
+
+Config = CaptioningConfig
+
+
+def preset(source: str) -> CaptioningConfig:
+    """The settings that suit a source.
+
+    Args:
+        source: `"scenes"`, `"flickr"`, `"coco"` or `"tfds"`.
+
+    Returns:
+        The config; the folder or the name of the data set is still to be given (`dataclasses.replace`).
+
+    Raises:
+        InputError: an unknown source.
+    """
+    if source == "scenes":
+        return CaptioningConfig()
+    if source not in ("flickr", "coco", "tfds"):
+        raise InputError(f"the source must be scenes, flickr, coco or tfds; got {source!r}. Choose one.")
+    photographs = DataConfig(
+        image_size=96, margin=0.125, flip=True, captions_per_image=5, min_count=3, max_length=22
+    )
+    model = ModelConfig(
+        cnn_features=(32, 64, 128, 256), features=384, embedding_features=256, attention_features=128, dropout_rate=0.3
+    )
+    schedule = TrainingConfig(epochs=18, batch_size=16, label_smoothing=0.1, checkpoint_every=200)
+    return CaptioningConfig(data=dataclasses.replace(photographs, source=source), model=model, training=schedule)  # type: ignore[arg-type]
+
+
+def build_model(config: CaptioningConfig, vocab_size: int) -> models.Captioner:
+    """Builds the captioner.
+
+    Args:
+        config: the settings.
+        vocab_size: of the tokenizer.
+
+    Returns:
+        The model, without parameters.
+    """
+    shape, dtype = config.model, engine.compute_dtype(config.training)
+    encoder = encoders.SimpleCNN(
+        features=shape.cnn_features,
+        padding=shape.padding,
+        normalization=shape.normalization,
+        pooling="mean",
+        dropout_rate=shape.dropout_rate,
+        mean=0.5,
+        std=0.5,
+        dtype=dtype,
+    )
+    common: dict[str, Any] = {"features": shape.features, "dropout_rate": shape.dropout_rate, "dtype": dtype}
+    decoder: Any
+    if shape.decoder == "transformer":
+        decoder = models.TransformerDecoder(
+            vocab_size, num_layers=shape.num_layers, num_heads=shape.num_heads, max_length=config.data.max_length, **common
+        )
+    elif shape.decoder == "lstm":
+        decoder = models.LSTMDecoder(vocab_size, embedding_features=shape.embedding_features, **common)
+    else:
+        decoder = models.AttentionLSTMDecoder(
+            vocab_size,
+            embedding_features=shape.embedding_features,
+            attention_features=shape.attention_features,
+            **common,
+        )
+    return models.Captioner(encoder, decoder)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionTransform:
+    """Makes `image` and `text` of one example.
+
+    Attributes:
+        tokenizer: text to tokens.
+        config: sizes and augmentation.
+        training: augments, and draws captions at random; else the captions come in order.
+    """
+
+    tokenizer: data.Tokenizer
+    config: DataConfig
+    training: bool
+
+    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Transforms one example.
+
+        Args:
+            example: with `image` and `captions`.
+            rng: what chance depends on.
+
+        Returns:
+            `image` uint8 `[size, size, 3]` and `text` int32 `[captions, length]`; rows without a caption are padding.
+        """
+        image = ImageTransform(self.config, self.training)(example["image"], rng)
+        captions, count = list(example["captions"]), self.config.captions_per_image
+        if self.training:
+            captions = [captions[place] for place in rng.permutation(len(captions))]
+        text = np.zeros((count, self.config.max_length), np.int32)
+        text[: len(captions[:count])] = self.tokenizer.encode_batch(captions[:count], self.config.max_length)
+        return {"image": image, "text": text}
+
+
+def make_loss(model: models.Captioner, label_smoothing: float = 0.0) -> training.LossFunction:
+    """Makes the training loss: cross-entropy of every next word, padding left out.
+
+    Args:
+        model: the captioner.
+        label_smoothing: share of the target given to all words alike.
+
+    Returns:
+        `(params, model_state, batch, key) -> LossOutput`.
+    """
+
+    def loss_fn(params: Any, model_state: Any, batch: Any, key: jax.Array) -> training.LossOutput:
+        output, updated = model.apply(
+            {"params": params, **model_state},
+            batch,
+            deterministic=False,
+            rngs={"dropout": key},
+            mutable=list(model_state),
+        )
+        targets = batch["text"][..., 1:]
+        loss = losses.cross_entropy(output.logits, targets, mask=targets != 0, label_smoothing=label_smoothing)
+        return training.LossOutput(loss.total, loss.weight, model_state=updated)
+
+    return loss_fn
+
+
+def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] | None:
+    """Trains, evaluates and reports; goes on where the same command was stopped.
+
+    Args:
+        config: the settings.
+        quiet: shows no progress.
+
+    Returns:
+        The metrics on the test part, flat, such as `test/cider_d`; None if Ctrl-C stopped the training.
+
+    Raises:
+        InputError: the data, the settings or the run directory cannot be used.
+    """
+    parts = DataParts(config.data)
+    run = start_run(config.output, RECIPE, config)
+    finished = run.read_metrics()
+    if finished is not None:
+        _logger.warning("%s has ended already; these are its metrics", run.path)
+        return finished
+    examples = parts["train"]
+    tokenizer = _tokenizer(run, config.data, examples)
+    model = build_model(config, tokenizer.vocab_size)
+    validation = parts["validation"]
+    job = engine.Job(
+        run=run,
+        training=config.training,
+        optimizer=config.optimizer,
+        strategy=config.strategy,
+        seed=config.seed,
+        variables=_initialise(model, config),
+        loss_fn=make_loss(model, config.training.label_smoothing),
+        loader=data.make_loader(
+            examples,
+            CaptionTransform(tokenizer, config.data, training=True),
+            batch_size=config.training.batch_size,
+            shuffle=True,
+            seed=config.seed,
+            num_workers=config.data.num_workers,
+        ),
+        epoch_examples=len(examples),
+        validate=_validation(model, tokenizer, config, validation) if len(validation) else None,
+        quiet=quiet,
+    )
+    outcome = engine.run_training(job)
+    if outcome.interrupted:
+        return None
+    writer = CaptionWriter(model, outcome.variables, tokenizer, config.data.max_length)
+    results, samples = _evaluate(writer, config, parts["test"], "test")
+    results["train/steps"] = float(outcome.step)
+    write_report(run.report, title=f"Captioning: {run.path.name}", summary=results, samples=samples, history=outcome.history)
+    run.write_metrics(results)
+    return results
+
+
+def evaluate(
+    path: str | Path,
+    config_of: Callable[[CaptioningConfig], CaptioningConfig] = lambda config: config,
+    *,
+    split: str = "test",
+) -> dict[str, float]:
+    """Evaluates a trained run, on its own data or on others.
+
+    Args:
+        path: the run directory.
+        config_of: changes the settings, such as the folder of the data or the decoding.
+        split: the part of the data.
+
+    Returns:
+        Flat metrics, such as `test/cider_d`.
+
+    Raises:
+        InputError: the run or the data cannot be used.
+    """
+    writer, config = load(path)
+    config = config_of(config)
+    return _evaluate(writer, config, DataParts(config.data)[split], split)[0]
+
+
+def caption(
+    path: str | Path,
+    photographs: Sequence[str | Path],
+    decoding_of: Callable[[DecodingConfig], DecodingConfig] = lambda config: config,
+) -> list[Written]:
+    """Writes a caption for each photograph.
+
+    Args:
+        path: the run directory.
+        photographs: image files.
+        decoding_of: changes the way of the run.
+
+    Returns:
+        One `Written` a photograph.
+
+    Raises:
+        InputError: the run or a photograph cannot be used.
+    """
+    writer, config = load(path)
+    side = config.data.stored_size
+    transform = ImageTransform(config.data, training=False)
+    images = [data.load_image(photograph, side, fit=config.data.fit) for photograph in photographs]
+    pixels = np.stack([transform(image, np.random.default_rng(0)) for image in images])
+    return writer.write(pixels, decoding_of(config.decoding))
+
+
+def load(path: str | Path) -> tuple[CaptionWriter, CaptioningConfig]:
+    """Loads a trained captioner.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        What writes captions, and the settings of the run.
+
+    Raises:
+        InputError: it is no run of this recipe, or it is damaged.
+    """
+    run = open_run(path)
+    if run.recipe != RECIPE:
+        raise InputError(f"{run.path} must be a run of {RECIPE}; it is one of {run.recipe}. Give another run.")
+    config = run.settings(CaptioningConfig)
+    tokenizer = data.Tokenizer.load(run.tokenizer)
+    model = build_model(config, tokenizer.vocab_size)
+    shapes = jax.eval_shape(lambda: _initialise(model, config))
+    variables = engine.restore_variables(run, shapes, config.training, config.optimizer)
+    return CaptionWriter(model, variables, tokenizer, config.data.max_length), config
+
+
+def _initialise(model: models.Captioner, config: CaptioningConfig) -> dict[str, Any]:
+    side = config.data.image_size
+    batch = {"image": jnp.zeros((1, side, side, 3), jnp.uint8), "text": jnp.ones((1, 3), jnp.int32)}
+    return dict(jax.jit(model.init)(jax.random.key(config.seed), batch))
+
+
+def _tokenizer(run: Run, config: DataConfig, examples: Examples) -> data.Tokenizer:
+    if run.tokenizer.exists():
+        return data.Tokenizer.load(run.tokenizer)
+    texts = (text for place in range(len(examples)) for text in examples.describe(place)["captions"])
+    tokenizer = data.train_tokenizer(
+        texts, kind=config.tokenizer, vocab_size=config.vocab_size, min_count=config.min_count
+    )
+    tokenizer.save(run.tokenizer)
+    return tokenizer
+
+
+def _all_captions(writer: CaptionWriter, examples: Examples, config: CaptioningConfig) -> tuple[float, float]:
+    captions = max(len(example["captions"]) for example in examples)
+    whole = dataclasses.replace(config.data, captions_per_image=captions)
+    transform = CaptionTransform(writer.tokenizer, whole, training=False)
+    return writer.cross_entropy(engine.whole_batches(examples, transform, config.training.batch_size))
+
+
+def _validation(
+    model: models.Captioner, tokenizer: data.Tokenizer, config: CaptioningConfig, examples: Examples
+) -> Callable[[dict[str, Any]], dict[str, float]]:
+    writer = CaptionWriter(model, {}, tokenizer, config.data.max_length)
+
+    def validate(variables: dict[str, Any]) -> dict[str, float]:
+        writer.variables = variables
+        total, weight = _all_captions(writer, examples, config)
+        return {"loss": total / weight}
+
+    return validate
+
+
+def _evaluate(
+    writer: CaptionWriter, config: CaptioningConfig, examples: Examples, split: str
+) -> tuple[dict[str, float], list[CaptionSample]]:
+    if not len(examples):
+        raise InputError(f"the part {split!r} of the data is empty; there is nothing to evaluate. Choose another part.")
+    transform = ImageTransform(config.data, training=False)
+    pixels = np.stack([transform(example["image"], np.random.default_rng(0)) for example in examples])
+    written = writer.write(pixels, config.decoding)
+    candidates = [metrics.tokenize_caption(one.caption) for one in written]
+    references = [[metrics.tokenize_caption(text) for text in example["captions"]] for example in examples]
+    total, weight = _all_captions(writer, examples, config)
+    scores = metrics.caption_metrics(candidates, references)
+    results = {f"{split}/{name}": value for name, value in scores.items()}
+    results[f"{split}/perplexity"] = metrics.perplexity(total, weight)
+    results[f"{split}/images"] = float(len(examples))
+    places = np.linspace(0, len(examples) - 1, min(config.report_samples, len(examples))).astype(int)
+    shown = writer.write(pixels[places], config.decoding, look=True)
+    samples = [
+        CaptionSample(
+            image=pixels[place],
+            references=tuple(examples[place]["captions"]),
+            caption=one.caption,
+            words=one.words,
+            attention=one.attention,
+            log_probability=one.log_probability,
+            name=str(examples[place]["id"]),
+        )
+        for place, one in zip(places.tolist(), shown, strict=True)
+    ]
+    return results, samples

@@ -1,0 +1,498 @@
+"""Classification of an image and a sentence together: the encoders, their fusion, a softmax over classes."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fusionjax import data, encoders, fusion, losses, metrics, models, training
+from fusionjax.errors import InputError
+from fusionjax.recipes import engine
+from fusionjax.recipes.config import DataConfig, TrainingConfig, require_positive
+from fusionjax.recipes.report import ClassificationSample, write_classification_report
+from fusionjax.recipes.run import Run, open_run, start_run, write_atomically
+from fusionjax.recipes.sources import DataParts, Examples, ImageTransform
+
+RECIPE = "classification"
+
+_logger = logging.getLogger("fusionjax")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The classifier's shape.
+
+    Attributes:
+        fusion: `concat` (both branches flattened and joined) or `cross_attention` (the words look at the image).
+        cnn_features: of each stage of the image encoder.
+        padding: of its convolutions.
+        normalization: in its stages.
+        cell: of the text encoder.
+        text_features: of its states.
+        bidirectional: whether it reads both ways.
+        self_attention: whether its states look at each other.
+        fusion_features: width of the cross-attention.
+        fusion_layers: blocks of the cross-attention.
+        num_heads: of every attention.
+        hidden_features: of fully connected layers before the last one.
+        dropout_rate: on image cells, words and fused features.
+    """
+
+    fusion: Literal["concat", "cross_attention"] = "cross_attention"
+    cnn_features: tuple[int, ...] = (32, 64, 128)
+    padding: Literal["SAME", "VALID"] = "SAME"
+    normalization: Literal["group", "batch"] | None = "batch"
+    cell: Literal["lstm", "gru", "elman"] = "lstm"
+    text_features: int = 128
+    bidirectional: bool = False
+    self_attention: bool = True
+    fusion_features: int = 128
+    fusion_layers: int = 2
+    num_heads: int = 4
+    hidden_features: tuple[int, ...] = (128,)
+    dropout_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        require_positive(self, "text_features", "fusion_features", "fusion_layers", "num_heads")
+        if not self.cnn_features or min(self.cnn_features) < 1:
+            raise InputError(f"cnn_features must be one or more sizes above 0; got {self.cnn_features}. Try 32 64 128.")
+        if not 0 <= self.dropout_rate < 1:
+            raise InputError(f"dropout_rate must be in [0, 1); got {self.dropout_rate}. Try 0.1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    """A classification run.
+
+    Attributes:
+        output: the run directory; made if missing, resumed if the same command was stopped.
+        seed: of the parameters, the order of the data and dropout.
+        strategy: `jit` shards each batch over the local devices; `pmap` replicates the step.
+        data: what to learn from; a folder's `captions.csv` needs a column `label`.
+        model: the classifier's shape.
+        optimizer: how to learn.
+        training: how long.
+        report_samples: pictures in the report.
+    """
+
+    output: str = "runs/classification"
+    seed: int = 0
+    strategy: Literal["jit", "pmap"] = "jit"
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: training.OptimizerConfig = training.OptimizerConfig(
+        learning_rate=1e-3, warmup_steps=100, clip_norm=1.0, weight_decay=1e-2
+    )
+    training: TrainingConfig = TrainingConfig(epochs=10, batch_size=64)
+    report_samples: int = 24
+
+
+Config = ClassificationConfig
+
+
+def preset(source: str) -> ClassificationConfig:
+    """The settings that suit a source.
+
+    Args:
+        source: `"scenes"`, `"flickr"`, `"coco"` or `"tfds"`.
+
+    Returns:
+        The config; the folder or the name of the data set is still to be given (`dataclasses.replace`).
+
+    Raises:
+        InputError: an unknown source.
+    """
+    if source == "scenes":
+        return ClassificationConfig()
+    if source not in ("flickr", "coco", "tfds"):
+        raise InputError(f"the source must be scenes, flickr, coco or tfds; got {source!r}. Choose one.")
+    photographs = DataConfig(source=source, image_size=96, margin=0.125, flip=True, min_count=2, max_length=24)  # type: ignore[arg-type]
+    return ClassificationConfig(data=photographs, model=ModelConfig(dropout_rate=0.3))
+
+
+def build_model(config: ClassificationConfig, vocab_size: int, num_classes: int) -> models.FusionClassifier:
+    """Builds the classifier.
+
+    Args:
+        config: the settings.
+        vocab_size: of the tokenizer.
+        num_classes: of the labels.
+
+    Returns:
+        The model, without parameters.
+    """
+    shape, dtype = config.model, engine.compute_dtype(config.training)
+    image = encoders.SimpleCNN(
+        features=shape.cnn_features,
+        padding=shape.padding,
+        normalization=shape.normalization,
+        pooling="flatten" if shape.fusion == "concat" else "mean",
+        dropout_rate=shape.dropout_rate,
+        mean=0.5,
+        std=0.5,
+        dtype=dtype,
+    )
+    text = encoders.RNNEncoder(
+        vocab_size,
+        shape.text_features,
+        cell=shape.cell,
+        bidirectional=shape.bidirectional,
+        self_attention=shape.self_attention,
+        num_heads=shape.num_heads,
+        dropout_rate=shape.dropout_rate,
+        dtype=dtype,
+    )
+    joined: Any = fusion.Concat()
+    if shape.fusion == "cross_attention":
+        joined = fusion.CrossAttention(
+            features=shape.fusion_features,
+            num_heads=shape.num_heads,
+            num_layers=shape.fusion_layers,
+            dropout_rate=shape.dropout_rate,
+            dtype=dtype,
+        )
+    return models.FusionClassifier(
+        {"image": image, "text": text},
+        joined,
+        num_classes,
+        hidden_features=shape.hidden_features,
+        dropout_rate=shape.dropout_rate,
+        dtype=dtype,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledPairs(Sequence[dict[str, Any]]):
+    """Pairs of an image and a sentence, each with a class; an image of a folder gives one pair for each caption.
+
+    Attributes:
+        examples: with images, and sentences with labels or captions with one label.
+        places: which caption of which example.
+    """
+
+    examples: Examples
+    places: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        place, caption = self.places[index]
+        example = self.examples[place]
+        return {**example, "sentence": _sentences(example)[caption], "label_name": _label(example)}
+
+
+def label_pairs(examples: Examples) -> LabelledPairs:
+    """Pairs images and sentences.
+
+    Args:
+        examples: of a source whose examples have a label.
+
+    Returns:
+        The pairs.
+
+    Raises:
+        InputError: an example has no label.
+    """
+    places = []
+    for place in range(len(examples)):
+        example = examples.describe(place)
+        if _label(example) is None:
+            raise InputError(
+                f"classification needs a label of every example; {example.get('id', place)} has none. "
+                "Add a column label to captions.csv, or map a field to label."
+            )
+        places += [(place, caption) for caption in range(len(_sentences(example)))]
+    return LabelledPairs(examples, tuple(places))
+
+
+def _sentences(example: Mapping[str, Any]) -> list[str]:
+    return [example["sentence"]] if "sentence" in example else list(example["captions"])
+
+
+def _label(example: Mapping[str, Any]) -> str | None:
+    label = example.get("label_name", example.get("label"))
+    return None if label is None else str(label)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairTransform:
+    """Makes `image`, `text` and `label` of one pair.
+
+    Attributes:
+        tokenizer: text to tokens.
+        classes: names of the classes.
+        config: sizes and augmentation.
+        training: whether to augment.
+    """
+
+    tokenizer: data.Tokenizer
+    classes: tuple[str, ...]
+    config: DataConfig
+    training: bool
+
+    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Transforms one pair.
+
+        Args:
+            example: with `image`, `sentence` and `label_name`.
+            rng: what chance depends on.
+
+        Returns:
+            `image` uint8 `[size, size, 3]`, `text` int32 `[length]`, `label` int32 and `weight` float32, 1.
+
+        Raises:
+            InputError: the class was not among those of the training part.
+        """
+        name = example["label_name"]
+        if name not in self.classes:
+            raise InputError(
+                f"the class of {example.get('id')} must be one of the training's {', '.join(self.classes)}; got {name!r}. "
+                "Correct the label, or train with it."
+            )
+        return {
+            "image": ImageTransform(self.config, self.training)(example["image"], rng),
+            "text": self.tokenizer.encode(example["sentence"], self.config.max_length),
+            "label": np.int32(self.classes.index(name)),
+            "weight": np.float32(1),
+        }
+
+
+def make_loss(model: models.FusionClassifier, label_smoothing: float = 0.0) -> training.LossFunction:
+    """Makes the training loss: categorical cross-entropy, with the accuracy beside it.
+
+    Args:
+        model: the classifier.
+        label_smoothing: share of the target given to all classes alike.
+
+    Returns:
+        `(params, model_state, batch, key) -> LossOutput`.
+    """
+
+    def loss_fn(params: Any, model_state: Any, batch: Any, key: jax.Array) -> training.LossOutput:
+        output, updated = model.apply(
+            {"params": params, **model_state},
+            batch,
+            deterministic=False,
+            rngs={"dropout": key},
+            mutable=list(model_state),
+        )
+        loss = losses.cross_entropy(output.logits, batch["label"], label_smoothing=label_smoothing)
+        right = metrics.accuracy(output.logits, batch["label"])
+        return training.LossOutput(loss.total, loss.weight, {"accuracy": (right.total, right.weight)}, updated)
+
+    return loss_fn
+
+
+def train(config: ClassificationConfig, *, quiet: bool = False) -> dict[str, float] | None:
+    """Trains, evaluates and reports; goes on where the same command was stopped.
+
+    Args:
+        config: the settings.
+        quiet: shows no progress.
+
+    Returns:
+        The metrics on the test part, flat, such as `test/accuracy`; None if Ctrl-C stopped the training.
+
+    Raises:
+        InputError: the data, the settings or the run directory cannot be used.
+    """
+    parts = DataParts(config.data)
+    run = start_run(config.output, RECIPE, config)
+    finished = run.read_metrics()
+    if finished is not None:
+        _logger.warning("%s has ended already; these are its metrics", run.path)
+        return finished
+    pairs = label_pairs(parts["train"])
+    tokenizer, classes = _prepare(run, config.data, pairs)
+    model = build_model(config, tokenizer.vocab_size, len(classes))
+    classifier = Classifier(model, {}, tokenizer, classes, config)
+    validation = label_pairs(parts["validation"])
+
+    def validate(variables: dict[str, Any]) -> dict[str, float]:
+        classifier.variables = variables
+        return classifier.score(validation)
+
+    job = engine.Job(
+        run=run,
+        training=config.training,
+        optimizer=config.optimizer,
+        strategy=config.strategy,
+        seed=config.seed,
+        variables=_initialise(model, config),
+        loss_fn=make_loss(model, config.training.label_smoothing),
+        loader=data.make_loader(
+            pairs,
+            PairTransform(tokenizer, classes, config.data, training=True),
+            batch_size=config.training.batch_size,
+            shuffle=True,
+            seed=config.seed,
+            num_workers=config.data.num_workers,
+        ),
+        epoch_examples=len(pairs),
+        validate=validate if len(validation) else None,
+        quiet=quiet,
+    )
+    outcome = engine.run_training(job)
+    if outcome.interrupted:
+        return None
+    classifier.variables = outcome.variables
+    test = label_pairs(parts["test"])
+    results = {f"test/{name}": value for name, value in classifier.score(test).items()}
+    results["train/steps"] = float(outcome.step)
+    _report(run, classifier, test, results, outcome.history)
+    run.write_metrics(results)
+    return results
+
+
+def evaluate(
+    path: str | Path,
+    config_of: Callable[[ClassificationConfig], ClassificationConfig] = lambda config: config,
+    *,
+    split: str = "test",
+) -> dict[str, float]:
+    """Evaluates a trained run, on its own data or on others.
+
+    Args:
+        path: the run directory.
+        config_of: changes the settings, such as the folder of the data.
+        split: the part of the data.
+
+    Returns:
+        Flat metrics, such as `test/accuracy`.
+
+    Raises:
+        InputError: the run or the data cannot be used.
+    """
+    run = open_run(path)
+    if run.recipe != RECIPE:
+        raise InputError(f"{run.path} must be a run of {RECIPE}; it is one of {run.recipe}. Give another run.")
+    config = run.settings(ClassificationConfig)
+    tokenizer, classes = data.Tokenizer.load(run.tokenizer), _read_classes(run)
+    model = build_model(config, tokenizer.vocab_size, len(classes))
+    shapes = jax.eval_shape(lambda: _initialise(model, config))
+    variables = engine.restore_variables(run, shapes, config.training, config.optimizer)
+    config = config_of(config)
+    classifier = Classifier(model, variables, tokenizer, classes, config)
+    pairs = label_pairs(DataParts(config.data)[split])
+    if not len(pairs):
+        raise InputError(f"the part {split!r} of the data is empty; there is nothing to evaluate. Choose another part.")
+    return {f"{split}/{name}": value for name, value in classifier.score(pairs).items()}
+
+
+class Classifier:
+    """A trained classifier.
+
+    Args:
+        model: the Linen module.
+        variables: its collections.
+        tokenizer: text to tokens.
+        classes: names of the classes.
+        config: the settings.
+    """
+
+    def __init__(
+        self,
+        model: models.FusionClassifier,
+        variables: Mapping[str, Any],
+        tokenizer: data.Tokenizer,
+        classes: tuple[str, ...],
+        config: ClassificationConfig,
+    ) -> None:
+        self.model, self.variables, self.tokenizer, self.classes, self.config = model, variables, tokenizer, classes, config
+        self._apply = jax.jit(lambda variables, batch: model.apply(variables, batch).logits.astype(jnp.float32))
+
+    def classify(self, pairs: LabelledPairs) -> tuple[np.ndarray, np.ndarray]:
+        """Scores pairs.
+
+        Args:
+            pairs: to classify.
+
+        Returns:
+            Logits `[pairs, num_classes]` and true labels `[pairs]`.
+        """
+        transform = PairTransform(self.tokenizer, self.classes, self.config.data, training=False)
+        logits, labels = [], []
+        for batch in engine.whole_batches(pairs, transform, self.config.training.batch_size):
+            kept = batch["weight"] > 0
+            logits.append(np.asarray(self._apply(self.variables, batch))[kept])
+            labels.append(batch["label"][kept])
+        return np.concatenate(logits), np.concatenate(labels)
+
+    def score(self, pairs: LabelledPairs) -> dict[str, float]:
+        """Gives `accuracy`, `loss` and the number of `pairs`."""
+        logits, labels = self.classify(pairs)
+        loss = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
+        accuracy = float((logits.argmax(1) == labels).mean())
+        return {"accuracy": accuracy, "loss": float(loss.mean), "pairs": float(len(labels))}
+
+
+def _report(
+    run: Run, classifier: Classifier, pairs: LabelledPairs, results: dict[str, float], history: list[dict[str, float]]
+) -> None:
+    logits, labels = classifier.classify(pairs)
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    predicted = logits.argmax(1)
+    wrong = np.flatnonzero(predicted != labels)
+    half = classifier.config.report_samples // 2
+    right = np.flatnonzero(predicted == labels)[: classifier.config.report_samples - min(half, len(wrong))]
+    names = classifier.classes
+    samples = [
+        ClassificationSample(
+            image=pairs[place]["image"],
+            sentence=pairs[place]["sentence"],
+            label=names[labels[place]],
+            prediction=names[predicted[place]],
+            probability=float(probabilities[place, predicted[place]]),
+            name=str(pairs[place]["id"]),
+        )
+        for place in [*wrong[:half].tolist(), *right.tolist()]
+    ]
+    write_classification_report(
+        run.report,
+        title=f"Classification: {run.path.name}",
+        summary=results,
+        classes=names,
+        confusion=metrics.confusion_matrix(labels, predicted, len(names)),
+        samples=samples,
+        history=history,
+    )
+
+
+def _initialise(model: models.FusionClassifier, config: ClassificationConfig) -> dict[str, Any]:
+    side = config.data.image_size
+    batch = {
+        "image": jnp.zeros((1, side, side, 3), jnp.uint8),
+        "text": jnp.ones((1, config.data.max_length), jnp.int32),
+    }
+    return dict(jax.jit(model.init)(jax.random.key(config.seed), batch))
+
+
+def _prepare(run: Run, config: DataConfig, pairs: LabelledPairs) -> tuple[data.Tokenizer, tuple[str, ...]]:
+    if (run.path / "classes.json").exists():
+        return data.Tokenizer.load(run.tokenizer), _read_classes(run)
+    examples = [pairs.examples.describe(place) for place in range(len(pairs.examples))]
+    texts = (text for example in examples for text in _sentences(example))
+    tokenizer = data.train_tokenizer(
+        texts, kind=config.tokenizer, vocab_size=config.vocab_size, min_count=config.min_count
+    )
+    tokenizer.save(run.tokenizer)
+    classes = tuple(sorted({str(_label(example)) for example in examples}))
+    if len(classes) < 2:
+        raise InputError(f"classification needs two classes or more; got {', '.join(classes)}. Check the labels.")
+    write_atomically(run.path / "classes.json", json.dumps(classes) + "\n")
+    return tokenizer, classes
+
+
+def _read_classes(run: Run) -> tuple[str, ...]:
+    try:
+        return tuple(json.loads((run.path / "classes.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{run.path / 'classes.json'} must list the classes; {error}. Restore it, or train again.") from error

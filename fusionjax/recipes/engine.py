@@ -1,0 +1,208 @@
+"""What every recipe does alike: start or resume a run, train, and hand over the parameters to evaluate."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fusionjax import data, parallel, training
+from fusionjax.errors import InputError
+from fusionjax.recipes.config import TrainingConfig
+from fusionjax.recipes.curves import Curves, read_curves
+from fusionjax.recipes.run import Run
+
+_logger = logging.getLogger("fusionjax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a training gave.
+
+    Attributes:
+        variables: of the model, to evaluate with: the moving average where there is one.
+        step: steps done.
+        history: the curves: one row a log, with `step`.
+        interrupted: whether Ctrl-C ended it before its last step.
+    """
+
+    variables: dict[str, Any]
+    step: int
+    history: list[dict[str, float]]
+    interrupted: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training to do.
+
+    Attributes:
+        run: the run directory.
+        training: how long and in what steps.
+        optimizer: the optimiser.
+        strategy: `"jit"` or `"pmap"`.
+        seed: of the order of the data and of dropout.
+        variables: the model's collections before the first step.
+        loss_fn: sums of the loss of one batch.
+        loader: endless batches.
+        epoch_examples: examples in one epoch.
+        validate: metrics of some variables on the validation part, `loss` among them; None if there is none.
+        quiet: shows no progress.
+    """
+
+    run: Run
+    training: TrainingConfig
+    optimizer: training.OptimizerConfig
+    strategy: str
+    seed: int
+    variables: Mapping[str, Any]
+    loss_fn: training.LossFunction
+    loader: data.Loader
+    epoch_examples: int
+    validate: Callable[[dict[str, Any]], dict[str, float]] | None = None
+    quiet: bool = False
+
+
+def compute_dtype(config: TrainingConfig) -> Any:
+    """The dtype of the computation: bfloat16, or None for that of the parameters (float32)."""
+    return jnp.bfloat16 if config.precision == "bfloat16" else None
+
+
+def evaluation_variables(state: training.TrainState) -> dict[str, Any]:
+    """The variables to evaluate with."""
+    return {"params": state.eval_params, **state.model_state}
+
+
+def total_steps(job: Job) -> int:
+    """Steps of the whole training."""
+    return max(1, math.ceil(job.training.epochs * job.epoch_examples / job.training.batch_size))
+
+
+def run_training(job: Job) -> Outcome:
+    """Trains from the newest checkpoint of the run, or from the start, to the end.
+
+    Args:
+        job: what to do.
+
+    Returns:
+        The outcome; interrupted if Ctrl-C came, with everything saved.
+
+    Raises:
+        InputError: the checkpoints or the settings cannot be used.
+    """
+    config, steps = job.training, total_steps(job)
+    try:
+        optimizer, schedule = training.make_optimizer(job.optimizer, steps)
+        mesh = _mesh(config.batch_size // config.accumulate)
+        train_step = training.make_train_step(
+            job.loss_fn,
+            optimizer,
+            strategy=job.strategy,
+            mesh=mesh,
+            accumulate=config.accumulate,
+            ema_decay=config.ema_decay,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    state = _initial_state(job.variables, optimizer, job.training, job.seed)
+    with training.Checkpoints(job.run.checkpoints) as checkpoints, iter(job.loader) as batches:
+        start = 0
+        if checkpoints.latest_step is not None:
+            state, position, start = checkpoints.restore(state)
+            batches.set_state(position)
+            _logger.warning("going on from step %d of %d", start, steps)
+        bar = training.Progress(steps, start_step=start, quiet=job.quiet)
+        with Curves(job.run, start_step=start) as writer, bar as progress:
+            result = training.fit(
+                state,
+                train_step,
+                batches,
+                total_steps=steps,
+                checkpoints=checkpoints,
+                checkpoint_every=config.checkpoint_every,
+                log_every=config.log_every,
+                evaluate_every=max(1, round(config.validate_every * job.epoch_examples / config.batch_size)),
+                evaluate=_validation(job),
+                best_metric=None if job.validate is None else "validation/loss",
+                schedule=schedule,
+                writer=writer,
+                progress=progress,
+            )
+        state = result.state
+        if config.use_best and not result.interrupted and checkpoints.best_step is not None:
+            state, _, _ = checkpoints.restore(state, checkpoints.best_step)
+    return Outcome(evaluation_variables(state), int(state.step), read_curves(job.run), result.interrupted)
+
+
+def restore_variables(
+    run: Run, variables: Mapping[str, Any], config: TrainingConfig, optimizer: training.OptimizerConfig
+) -> dict[str, Any]:
+    """Reads the variables of a trained run.
+
+    Args:
+        run: the run directory.
+        variables: the model's collections, as arrays or shapes, for their structure.
+        config: the training's settings.
+        optimizer: the optimiser's settings.
+
+    Returns:
+        The variables to evaluate with.
+
+    Raises:
+        InputError: there is no checkpoint, or it is damaged.
+    """
+    transformation, _ = training.make_optimizer(optimizer, 1)
+    template = jax.eval_shape(lambda tree: _initial_state(tree, transformation, config, 0), variables)
+    with training.Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        state, _, _ = checkpoints.restore(template, checkpoints.best_step if config.use_best else None)
+    return evaluation_variables(state)
+
+
+def _initial_state(
+    variables: Mapping[str, Any], optimizer: Any, config: TrainingConfig, seed: int
+) -> training.TrainState:
+    return training.TrainState.create(
+        params=variables["params"],
+        optimizer=optimizer,
+        key=jax.random.key(seed + 1),
+        model_state={name: value for name, value in variables.items() if name != "params"},
+        ema_decay=config.ema_decay,
+    )
+
+
+def _mesh(batch_size: int) -> Any:
+    """The most local devices that divide the batch."""
+    devices = jax.local_device_count()
+    used = max(count for count in range(1, devices + 1) if batch_size % count == 0)
+    if used < devices:
+        _logger.warning("batches of %d do not divide over %d devices; %d are used", batch_size, devices, used)
+    return parallel.make_mesh(used)
+
+
+def _validation(job: Job) -> Callable[[training.TrainState], dict[str, float]] | None:
+    validate = job.validate
+    if validate is None:
+        return None
+    return lambda state: {f"validation/{name}": value for name, value in validate(evaluation_variables(state)).items()}
+
+
+def whole_batches(examples: Sequence[Any], transform: Callable[[Any, np.random.Generator], Mapping[str, Any]], batch_size: int) -> Iterator[dict[str, Any]]:
+    """Goes once through examples in batches of one size; the last one is filled up with zeros.
+
+    Args:
+        examples: in order.
+        transform: of one example to arrays.
+        batch_size: at most.
+
+    Yields:
+        Batches of arrays `[size, ...]`.
+    """
+    size = min(batch_size, len(examples))
+    loader = data.make_loader(examples, transform, batch_size=size, shuffle=False, seed=0, num_epochs=1)
+    for batch in loader:
+        short = size - len(next(iter(batch.values())))
+        yield {name: np.pad(value, ((0, short),) + ((0, 0),) * (value.ndim - 1)) for name, value in batch.items()}

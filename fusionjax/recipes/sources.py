@@ -1,0 +1,182 @@
+"""The examples of a recipe: whatever the source, a sequence of dictionaries with a decoded image."""
+
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fusionjax import data
+from fusionjax.errors import InputError
+from fusionjax.recipes.config import DataConfig
+
+Example = Mapping[str, Any]
+
+
+class Examples(Sequence[dict[str, Any]]):
+    """Examples whose images are decoded when they are first asked for, and then kept in memory if they are small enough.
+
+    Attributes:
+        source: dictionaries with `image` (a path, bytes or pixels) and whatever else.
+        config: gives the size of the decoded image, the way into the square and the memory allowed.
+    """
+
+    def __init__(self, source: Sequence[Example], config: DataConfig) -> None:
+        self.source, self.config = source, config
+        needed_mb = len(source) * 3 * config.stored_size**2 / 1e6
+        self._kept: dict[int, dict[str, Any]] | None = {} if needed_mb <= config.cache_mb else None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
+        return self._keep(index, dict(self.source[index]))
+
+    def describe(self, index: int) -> Mapping[str, Any]:
+        """Gives an example without decoding its image, where that is a file."""
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
+        example = dict(self.source[index])
+        return self._keep(index, example) if isinstance(example["image"], np.ndarray) else example
+
+    def _keep(self, index: int, example: dict[str, Any]) -> dict[str, Any]:
+        side = self.config.stored_size
+        example["image"] = data.load_image(example["image"], side, fit=self.config.fit)
+        if self._kept is not None:
+            with self._lock:
+                self._kept[index] = example
+        return example
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "config": self.config}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["source"], state["config"])  # type: ignore[misc]
+
+
+class DataParts:
+    """The parts of the data that a config names; a folder is read once.
+
+    Args:
+        config: the source and its settings.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+        if config.source in ("flickr", "coco") and not config.path:
+            raise InputError(f"--data.source {config.source} needs a folder; got no path. Add --data.path DIR.")
+        if config.source == "tfds" and not config.name:
+            raise InputError("--data.source tfds needs a data set; got no name. Add --data.name NAME.")
+        self._folder: data.CaptionFolder | None = None
+        if config.source in ("flickr", "coco"):
+            read = data.read_flickr if config.source == "flickr" else data.read_coco
+            self._folder = read(str(config.path))
+        self.names = self._names()
+
+    def __getitem__(self, part: str) -> Examples:
+        """Gives one part.
+
+        Args:
+            part: `"train"`, `"validation"`, `"test"`, or a split's own name.
+
+        Returns:
+            The examples, each with `image` uint8 `[side, side, 3]` and the source's other entries. The validation part
+            is empty where the data have none and nothing is held out for it.
+
+        Raises:
+            InputError: the data have no such part.
+        """
+        config = self.config
+        roles = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
+        name = roles.get(part, part)
+        if part in ("train", "validation") and not self._has(config.validation_split):
+            whole = self._split(config.train_split)
+            return Examples(self._readable(_hold_out(whole, config.validation_fraction, part)), config)
+        return Examples(self._readable(self._split(name)), config)
+
+    def _names(self) -> list[str]:
+        if self._folder is not None:
+            return list(self._folder.splits)
+        if self.config.source == "tfds":
+            return data.tfds_splits(str(self.config.name), data_dir=self.config.path)
+        return ["train", "validation", "test"]
+
+    def _has(self, name: str) -> bool:
+        return name.partition("[")[0] in self.names
+
+    def _split(self, name: str) -> Sequence[Example]:
+        config = self.config
+        if not self._has(name):
+            raise InputError(f"the data must have a part {name!r}; they have {', '.join(self.names)}. Choose one of these.")
+        if config.source == "scenes":
+            size = config.size if name == "train" else config.evaluation_size
+            return data.Scenes(name, size=size, image_size=config.stored_size)
+        if config.source == "tfds":
+            fields = dict(_field(entry) for entry in config.fields)
+            return data.TFDSSource(str(config.name), name, data_dir=config.path, fields=fields)
+        if self._folder is None:
+            raise InputError(f"the source must be scenes, flickr, coco or tfds; got {config.source!r}. Choose one.")
+        return self._folder.split(name)
+
+    def _readable(self, source: Sequence[Example]) -> Sequence[Example]:
+        if self._folder is None or not source:
+            return source
+        good, broken = data.check_images([example["image"] for example in source], on_broken=self.config.on_broken)
+        if not broken:
+            return source
+        keep = set(good)
+        return [example for example in source if example["image"] in keep]
+
+
+def _field(entry: str) -> tuple[str, str]:
+    name, separator, field = entry.partition("=")
+    if not separator:
+        raise InputError(f"a field must read name=field, such as captions=captions/text; got {entry!r}. Correct it.")
+    return name, field
+
+
+def _hold_out(source: Sequence[Example], fraction: float, part: str) -> list[Example]:
+    ranks = [hashlib.sha256(str(example.get("id", place)).encode()).digest() for place, example in enumerate(source)]
+    held = set(sorted(range(len(source)), key=ranks.__getitem__)[: round(len(source) * fraction)])
+    return [example for place, example in enumerate(source) if (place in held) == (part == "validation")]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTransform:
+    """Brings a decoded image to the model's size: cropped and augmented at random in training, from the middle otherwise.
+
+    Attributes:
+        config: the sizes and the augmentation.
+        training: whether to augment.
+    """
+
+    config: DataConfig
+    training: bool
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Transforms one image.
+
+        Args:
+            image: uint8 `[stored_size, stored_size, 3]`.
+            rng: what chance depends on.
+
+        Returns:
+            uint8 `[image_size, image_size, 3]`.
+        """
+        if not self.training:
+            return data.augment.center_crop(image, self.config.image_size)
+        image = data.augment.random_crop(image, self.config.image_size, rng)
+        if self.config.flip:
+            image = data.augment.random_flip(image, rng)
+        if self.config.color_jitter:
+            amount = self.config.color_jitter
+            image = data.augment.color_jitter(image, rng, brightness=amount, contrast=amount, saturation=amount)
+        return image

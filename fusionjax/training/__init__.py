@@ -1,0 +1,33 @@
+"""Train state, train step, optimisers, the loop, checkpoints and logging."""
+
+from fusionjax.training.average import start_average, update_average
+from fusionjax.training.checkpoints import Checkpoints
+from fusionjax.training.interrupt import InterruptGuard
+from fusionjax.training.loop import BatchIterator, FitResult, fit
+from fusionjax.training.loss import LossFunction, LossOutput
+from fusionjax.training.optimizer import OptimizerConfig, is_kernel, make_optimizer, make_schedule
+from fusionjax.training.progress import Progress
+from fusionjax.training.state import TrainState
+from fusionjax.training.step import TrainStep, make_train_step
+from fusionjax.training.writer import MetricsWriter
+
+__all__ = [
+    "BatchIterator",
+    "Checkpoints",
+    "FitResult",
+    "InterruptGuard",
+    "LossFunction",
+    "LossOutput",
+    "MetricsWriter",
+    "OptimizerConfig",
+    "Progress",
+    "TrainState",
+    "TrainStep",
+    "fit",
+    "is_kernel",
+    "make_optimizer",
+    "make_schedule",
+    "make_train_step",
+    "start_average",
+    "update_average",
+]

@@ -1,0 +1,152 @@
+"""The table of operations: every row gives a call, its plain reference, and the arrays that it takes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fusionjax import ops
+from tests.ops import references
+
+LENGTHS = (5, 2, 7, 1, 3, 7, 4, 6)  # eight examples, for eight devices; the first axis of `batched` arguments
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation with one implementation and one set of options."""
+
+    name: str
+    call: Callable[..., object]
+    reference: Callable[..., object]
+    shapes: tuple[tuple[int, ...], ...]
+    batched: int  # how many of the arguments have the batch axis
+
+    def arguments(self):
+        generator = np.random.default_rng(11)
+        return tuple(jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in self.shapes)
+
+
+def _convolutions():
+    for implementation in ("xla", "taps"):
+        for padding, pads in (
+            ("SAME", ((1, 1), (2, 2))),
+            ("VALID", ((0, 0), (0, 0))),
+            (((0, 2), (3, 1)), ((0, 2), (3, 1))),
+            (((4, 3), (5, 6)), ((4, 3), (5, 6))),
+        ):
+            yield Case(
+                f"conv2d-{implementation}-{padding}",
+                partial(ops.conv2d, padding=padding, implementation=implementation),
+                partial(references.convolve, pads=pads),
+                ((8, 11, 7, 3), (3, 5, 3, 2), (2,)),
+                1,
+            )
+    yield Case(
+        "conv2d-strides",
+        partial(ops.conv2d, padding="VALID", strides=(2, 3)),
+        partial(references.convolve, pads=((0, 0), (0, 0)), strides=(2, 3)),
+        ((8, 11, 7, 3), (3, 5, 3, 2), (2,)),
+        1,
+    )
+
+
+def _poolings():
+    for implementation, window, strides in (
+        ("xla", (2, 2), (2, 2)),
+        ("codes", (2, 2), (2, 2)),
+        ("xla", (3, 2), (2, 1)),
+        (None, (2, 3), (2, 3)),
+    ):
+        yield Case(
+            f"max_pool2d-{implementation}-{window}-{strides}",
+            partial(ops.max_pool2d, window=window, strides=strides, implementation=implementation),
+            partial(references.pool, window=window, strides=strides),
+            ((8, 11, 7, 3),),
+            1,
+        )
+
+
+def _attentions():
+    keep = np.random.default_rng(5).random((8, 3, 5, 7)) > 0.4
+    keep[1, :, 2] = False  # a query that sees nothing
+    causal = np.tril(np.ones((5, 7), bool))
+    for implementation, is_causal, mask in (
+        ("xla", False, None),
+        ("xla", True, keep),
+        ("fused", False, None),
+        ("fused", False, keep),
+        ("fused", True, keep[:, :1]),
+        (None, True, None),
+    ):
+        full = np.broadcast_to(True if mask is None else mask, keep.shape) & (causal if is_causal else True)
+        kept = None if mask is None else jnp.asarray(mask)
+
+        def call(query, key, value, rows=slice(None), kept=kept, is_causal=is_causal, implementation=implementation):
+            mask = None if kept is None else kept[rows]
+            return ops.attention(query, key, value, mask=mask, is_causal=is_causal, implementation=implementation).values
+
+        yield Case(
+            f"attention-{implementation}-causal{is_causal}-mask{None if mask is None else mask.shape}",
+            call,
+            lambda query, key, value, full=full: references.attend(query, key, value, full)[0],
+            ((8, 5, 3, 11), (8, 7, 3, 11), (8, 7, 3, 11)),
+            3,
+        )
+
+
+def _additive_attentions():
+    keep = np.random.default_rng(6).random((8, 5, 7)) > 0.4
+    keep[:, :, 3] = True
+
+    def call(query, keys, values, energy):
+        return tuple(ops.additive_attention(query, keys, values, energy, mask=jnp.asarray(keep)))
+
+    yield Case(
+        "additive_attention",
+        call,
+        partial(references.attend_additively, mask=keep),
+        ((8, 5, 11), (8, 7, 11), (8, 7, 3), (11,)),
+        3,
+    )
+
+
+def _recurrences():
+    mask = np.arange(7) < np.array(LENGTHS)[:, None]
+    table = (
+        ("lstm", ops.lstm, references.lstm_cell, 4, 2, 1),
+        ("gru", ops.gru, references.gru_cell, 3, 1, 2),
+        ("elman", ops.elman, references.elman_cell, 1, 1, 1),
+    )
+    for name, operation, cell, gates, num_states, num_biases in table:
+        for reverse in (False, True):
+            for time_major in (False, True):
+
+                def call(*arguments, options=(operation, num_states, reverse, time_major)):
+                    operation, num_states, reverse, time_major = options
+                    *states, inputs = arguments[: num_states + 1]
+                    output = operation(
+                        inputs.swapaxes(0, 1) if time_major else inputs,
+                        *arguments[num_states + 1 :],
+                        initial_state=ops.LSTMState(*states) if num_states == 2 else states[0],
+                        mask=jnp.asarray(mask),
+                        reverse=reverse,
+                        time_major=time_major,
+                    )
+                    outputs = output.outputs.swapaxes(0, 1) if time_major else output.outputs
+                    return outputs, tuple(jax.tree.leaves(output.final_state))
+
+                def reference(*arguments, options=(cell, num_states, reverse)):
+                    cell, num_states, reverse = options
+                    inputs, parameters = arguments[num_states], arguments[num_states + 1 :]
+                    return references.recur(cell, arguments[:num_states], inputs, parameters, LENGTHS, reverse)
+
+                width = gates * 5
+                shapes = (*[(8, 5)] * num_states, (8, 7, 3), (3, width), (5, width), *[(width,)] * num_biases)
+                title = f"{name}{'-reverse' * reverse}{'-time_major' * time_major}"
+                yield Case(title, call, reference, shapes, num_states + 1)
+
+
+CASES = (*_convolutions(), *_poolings(), *_attentions(), *_additive_attentions(), *_recurrences())
