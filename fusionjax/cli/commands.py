@@ -39,7 +39,7 @@ class EvaluationData:
     """What to evaluate on; whatever is not given is as in training.
 
     Attributes:
-        split: the part of the data; `all` takes every part of a folder.
+        split: the part of the data; `all` takes every part together.
         source: the kind of data.
         path: the folder.
         name: of the TFDS data set.

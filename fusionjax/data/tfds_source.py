@@ -4,6 +4,7 @@ import difflib
 import itertools
 import operator
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
@@ -13,6 +14,7 @@ import numpy as np
 from fusionjax._extras import require
 from fusionjax.errors import InputError
 
+_NAME = r"\w+(/[\w.-]+)?(:[\d.*]+)?"
 _FIELDS = {"image": "image", "captions": "captions/text"}
 
 
@@ -108,17 +110,15 @@ def tfds_splits(name: str, *, data_dir: str | Path | None = None) -> list[str]:
 
 def _prepared_builder(name: str, data_dir: str | Path | None) -> Any:
     tfds = require("tensorflow_datasets", extra="tfds")
+    if not re.fullmatch(_NAME, name):
+        raise InputError(f"expected 'name', 'name/config' or 'name:1.0.0'; got {name!r}. Correct the name.")
     place = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     prepare = f"tfds.builder({name!r}, data_dir={str(place)!r}, file_format='array_record').download_and_prepare()"
-    advice = f'Run: python -c "import tensorflow_datasets as tfds; {prepare}"'
+    advice = f'run: python -c "import tensorflow_datasets as tfds; {prepare}"'
     try:
-        builder = tfds.builder(name, data_dir=str(place), try_gcs=False)
+        builder = _find_builder(name, str(place))
     except tfds.core.registered.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        if name.partition(":")[0].partition("/")[0] in known:
-            raise InputError(
-                f"{name}: expected this version or configuration in {place}; it is not there. {advice}"
-            ) from error
         close = difflib.get_close_matches(name, known, n=3)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise InputError(
@@ -128,19 +128,33 @@ def _prepared_builder(name: str, data_dir: str | Path | None) -> Any:
     except ImportError as error:
         raise InputError(
             f"{name}: expected a prepared data set in {place}; there is none, and preparing it needs a module that is "
-            f"missing here ({str(error).rpartition(': ')[2]}). Where it is installed: {advice}"
+            f"missing here ({str(error).rpartition(': ')[2]}). On a machine that has it, {advice}"
         ) from error
     except (AssertionError, ValueError) as error:
-        reason = str(error).rpartition(": ")[2]
-        message = f"expected a version and configuration that there are; got {name!r} ({reason}). Check the name."
+        reason = " ".join((str(error).partition('}": ')[2] or str(error)).split())
+        message = f"expected a version and a configuration that exist; got {name!r}: {reason} Correct the name."
         raise InputError(message) from error
     if not builder.is_prepared():
-        raise InputError(f"{name}: expected a prepared data set in {place}; it has not been downloaded. {advice}")
+        raise InputError(
+            f"{name}: expected a prepared data set in {place}; it has not been downloaded. To prepare it, {advice}"
+        )
     stored = builder.info.file_format
     if stored is None or stored.value != "array_record":
         kind = "an unknown format" if stored is None else stored.value
-        raise InputError(f"{name}: expected the format array_record in {place}; got {kind}. Remove it there. {advice}")
+        raise InputError(
+            f"{name}: expected the format array_record in {place}; got {kind}. Remove it there and {advice}"
+        )
     return builder
+
+
+def _find_builder(name: str, data_dir: str) -> Any:
+    """Prefers the files to the code of a data set, which may need TensorFlow just to be loaded."""
+    files = require("tensorflow_datasets.core.read_only_builder", extra="tfds")
+    tfds = require("tensorflow_datasets", extra="tfds")
+    try:
+        return files.builder_from_files(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        return tfds.builder(name, data_dir=data_dir, try_gcs=False)
 
 
 def _split_path(node: Mapping[str, Any], path: str) -> tuple[str, str] | None:
@@ -167,7 +181,8 @@ def _has_path(tree: Any, path: str) -> bool:
 
 def _paths(tree: dict[str, Any], prefix: str = "") -> list[str]:
     nested = (
-        _paths(inner, f"{prefix}{name}/") if isinstance(inner, dict) else [prefix + name] for name, inner in tree.items()
+        _paths(inner, f"{prefix}{name}/") if isinstance(inner, dict) else [prefix + name]
+        for name, inner in tree.items()
     )
     return sorted(itertools.chain.from_iterable(nested))
 

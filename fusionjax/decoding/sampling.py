@@ -28,7 +28,7 @@ def sample(
 ) -> DecodingOutput:
     """Draws each token from softmax(logits / temperature), cut to the likeliest ones if asked, until all have ended.
 
-    First top_k keeps the k likeliest tokens (of equals the lowest), then top_p keeps of what is left the fewest likeliest
+    First top_k keeps the k likeliest tokens (of equals the lowest), then top_p of what is left the fewest likeliest
     ones whose probabilities sum to p at least (with all equals of the last), at the given temperature. Draws invert the
     cumulative distribution in two levels, blocks and within a block: on CPU twenty times quicker than Gumbel noise.
 

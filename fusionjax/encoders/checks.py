@@ -22,5 +22,6 @@ def check_mask(mask: jax.Array | None, shape: tuple[int, ...], name: str) -> Non
         raise TypeError(f"the {name} mask must be boolean, True = keep; got {mask.dtype}. Compare it: mask != 0.")
     if mask.shape != shape:
         raise ValueError(
-            f"the {name} mask must have shape [batch, length] = {shape}; got {mask.shape}. Pad it together with the tokens."
+            f"the {name} mask must have shape [batch, length] = {shape}; got {mask.shape}. "
+            "Pad it together with the tokens."
         )

@@ -7,10 +7,30 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
+from fusionjax import ops
 from fusionjax.encoders.checks import check_mask
-from fusionjax.ops.attention import masked_softmax
 
 PoolingKind = Literal["flatten", "mean", "last", "attention"]
+
+
+def mean_token(tokens: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Averages the kept tokens, in float32 at least.
+
+    Args:
+        tokens: `[batch, length, features]`.
+        mask: True = keep, `[batch, length]`; None keeps all.
+
+    Returns:
+        `[batch, features]`, in the dtype of the tokens; zero where none is kept.
+
+    Example:
+        >>> mean_token(jnp.array([[[1.0], [3.0], [5.0]]]), jnp.array([[True, True, False]])).tolist()
+        [[2.0]]
+    """
+    keep = jnp.ones(tokens.shape[:2], bool) if mask is None else mask
+    # [batch, features]
+    total = jnp.where(keep[..., None], tokens, 0).sum(1, dtype=jnp.promote_types(tokens.dtype, jnp.float32))
+    return (total / jnp.maximum(keep.sum(1, keepdims=True), 1)).astype(tokens.dtype)
 
 
 class TokenPooling(nn.Module):
@@ -64,8 +84,7 @@ class TokenPooling(nn.Module):
         if self.kind == "flatten":
             return kept.reshape(batch, length * features)
         if self.kind == "mean":
-            total = kept.sum(1, dtype=jnp.promote_types(tokens.dtype, jnp.float32))
-            return (total / jnp.maximum(keep.sum(1, keepdims=True), 1)).astype(tokens.dtype)
+            return mean_token(tokens, keep)
         if self.kind == "last":
             last = jnp.max(jnp.where(keep, jnp.arange(length), 0), axis=1)
             return jnp.take_along_axis(kept, last[:, None, None], axis=1)[:, 0]
@@ -73,5 +92,5 @@ class TokenPooling(nn.Module):
         score = nn.Dense(1, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype, name="score")
         # [batch, length]
         scores = score(jnp.tanh(hidden))[..., 0].astype(jnp.float32)
-        weights = masked_softmax(scores, keep)
+        weights = ops.masked_softmax(scores, keep)
         return jnp.einsum("bl,blf->bf", weights.astype(kept.dtype), kept)

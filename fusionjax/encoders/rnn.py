@@ -40,9 +40,9 @@ class RNNEncoder(nn.Module):
     Example:
         >>> tokens = jnp.array([[5, 6, 7, 0], [8, 0, 0, 0]])
         >>> encoder = RNNEncoder(vocab_size=11, features=6, cell="gru", pooling="last")
-        >>> features, _ = encoder.init_with_output(jax.random.key(0), tokens)
-        >>> features.tokens.shape, features.mask.sum(1).tolist()
-        ((2, 4, 6), [3, 1])
+        >>> features, _ = jax.eval_shape(encoder.init_with_output, jax.random.key(0), tokens)
+        >>> features.tokens.shape, features.mask.shape, features.pooled.shape
+        ((2, 4, 6), (2, 4), (2, 6))
 
     References:
         Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997. Cho et al., 2014, arXiv:1406.1078.

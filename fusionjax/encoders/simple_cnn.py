@@ -30,8 +30,8 @@ def as_unit_images(images: jax.Array, dtype: Dtype | None = None) -> jax.Array:
         TypeError: they are neither uint8 nor floating point.
 
     Example:
-        >>> as_unit_images(jnp.full((1, 1, 1, 3), 51, jnp.uint8)).tolist()
-        [[[[0.20000000298023224, 0.20000000298023224, 0.20000000298023224]]]]
+        >>> as_unit_images(jnp.array([[[[0], [255]]]], jnp.uint8)).tolist()
+        [[[[0.0], [1.0]]]]
     """
     if images.ndim != 4:
         raise ValueError(
@@ -50,9 +50,9 @@ def as_unit_images(images: jax.Array, dtype: Dtype | None = None) -> jax.Array:
 class SimpleCNN(nn.Module):
     """Repeated convolution 3x3, ReLU, max-pooling 2x2; the last grid as tokens.
 
-    Each stage computes `maxpool(relu(conv(x)))`; since ReLU keeps order it is taken after the pooling, on a quarter of the
-    numbers, with the same result. Normalisation comes between the two, which differs slightly from the common order and
-    costs a quarter. A 224x224 image and the defaults give a 26x26 grid of 128 features, flattened 86,528 numbers.
+    Each stage computes `maxpool(relu(conv(x)))`; since ReLU keeps order it is taken after the pooling, on a quarter of
+    the numbers, with the same result. Normalisation comes between the two, which differs slightly from the common order
+    and costs a quarter. A 224x224 image and the defaults give a 26x26 grid of 128 features, flattened 86,528 numbers.
 
     Attributes:
         features: of each stage.
@@ -73,7 +73,8 @@ class SimpleCNN(nn.Module):
 
     Example:
         >>> images = jnp.zeros((2, 30, 30, 3))
-        >>> features, _ = SimpleCNN(features=(5, 7)).init_with_output(jax.random.key(0), images)
+        >>> encoder = SimpleCNN(features=(5, 7))
+        >>> features, _ = jax.eval_shape(encoder.init_with_output, jax.random.key(0), images)
         >>> features.tokens.shape, features.pooled.shape, features.grid
         ((2, 36, 7), (2, 252), (6, 6))
 

@@ -18,8 +18,9 @@ class CrossAttention(nn.Module):
     Queries: the tokens of `query`, projected to `features`. Memory: the tokens of every other modality, each projected
     to `features` with a matrix of its own and marked with a vector of its own, one after the other. Each layer is a
     pre-norm block of self-attention, cross-attention and MLP, and a norm ends them. Masked tokens of either side never
-    change the result. With one modality alone only self-attention is left. In a grid of two or more axes, whose encoders
-    (such as convolutional networks) tell no positions, every cell has a vector of its own; this fixes the grid's size.
+    change the result. With one modality alone only self-attention is left. In a grid of two or more axes, whose
+    encoders (such as convolutional networks) tell no positions, every cell has a vector of its own; this fixes the
+    grid's size.
 
     Attributes:
         query: the modality that looks.
@@ -37,8 +38,8 @@ class CrossAttention(nn.Module):
     Example:
         >>> text = Features(jnp.ones((2, 3, 5)), jnp.ones((2, 3), bool), jnp.ones((2, 5)), (3,))
         >>> image = Features(jnp.ones((2, 4, 7)), None, jnp.zeros((2, 7)), (2, 2))
-        >>> fusion = CrossAttention(features=8, num_heads=2)
-        >>> fused, _ = fusion.init_with_output(jax.random.key(0), {"image": image, "text": text})
+        >>> fusion, features = CrossAttention(features=8, num_heads=2), {"image": image, "text": text}
+        >>> fused, _ = jax.eval_shape(fusion.init_with_output, jax.random.key(0), features)
         >>> fused.tokens.shape, fused.pooled.shape, fused.grid
         ((2, 3, 8), (2, 8), (3,))
 

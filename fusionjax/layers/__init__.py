@@ -2,6 +2,7 @@
 
 from fusionjax.layers.additive_attention import AdditiveAttention
 from fusionjax.layers.conv import Conv
+from fusionjax.layers.dense import Dense
 from fusionjax.layers.elman import Elman
 from fusionjax.layers.gru import GRU
 from fusionjax.layers.lstm import LSTM
@@ -20,6 +21,7 @@ __all__ = [
     "RNN",
     "AdditiveAttention",
     "Conv",
+    "Dense",
     "Elman",
     "KeyValue",
     "KeyValueCache",

@@ -6,6 +6,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
+from fusionjax.layers.dense import Dense
 from fusionjax.ops import AttentionOutput, additive_attention
 
 
@@ -37,8 +38,8 @@ class AdditiveAttention(nn.Module):
     def setup(self) -> None:
         """Makes the two projections and the energy vector."""
         settings = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.query = nn.Dense(self.features, use_bias=False, **settings)
-        self.memory = nn.Dense(self.features, **settings)
+        self.query = Dense(self.features, use_bias=False, **settings)
+        self.memory = Dense(self.features, **settings)
         self.energy = self.param("energy", nn.initializers.normal(self.features**-0.5), (self.features,), self.param_dtype)
 
     def __call__(

@@ -6,6 +6,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Bool, Float
 
+from fusionjax.layers.dense import Dense
 from fusionjax.layers.initializers import input_kernel_init, recurrent_kernel_init
 from fusionjax.ops import RecurrentOutput, elman
 
@@ -81,7 +82,7 @@ class Elman(nn.Module):
         )
         if self.output_features is None:
             return output
-        outputs = nn.Dense(
+        outputs = Dense(
             self.output_features,
             dtype=self.dtype,
             param_dtype=dtype,

@@ -9,6 +9,7 @@ from flax.typing import Dtype, Initializer
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from fusionjax.layers.dense import Dense
 from fusionjax.ops import attention, combine_masks
 
 
@@ -198,7 +199,7 @@ class MultiHeadAttention(nn.Module):
 
     @nn.compact
     def _dense(self, inputs: Array, name: str, features: int) -> Array:
-        return nn.Dense(
+        return Dense(
             features,
             use_bias=self.use_bias,
             dtype=self.dtype,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
+from fusionjax.layers.dense import Dense
 from fusionjax.layers.multi_head_attention import KeyValue, KeyValueCache, MultiHeadAttention
 
 
@@ -164,5 +165,5 @@ class TransformerBlock(nn.Module):
     @nn.compact
     def _perceive(self, tokens: Array) -> Array:
         settings = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        hidden = nn.Dense(self.mlp_features or 4 * tokens.shape[-1], name="mlp_in", **settings)(tokens)
-        return nn.Dense(tokens.shape[-1], name="mlp_out", **settings)(jax.nn.gelu(hidden))
+        hidden = Dense(self.mlp_features or 4 * tokens.shape[-1], name="mlp_in", **settings)(tokens)
+        return Dense(tokens.shape[-1], name="mlp_out", **settings)(jax.nn.gelu(hidden))

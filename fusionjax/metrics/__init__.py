@@ -2,7 +2,7 @@
 
 from fusionjax.metrics.bleu import bleu
 from fusionjax.metrics.captions import caption_metrics
-from fusionjax.metrics.cider import cider_d
+from fusionjax.metrics.cider import CiderScorer, cider_d
 from fusionjax.metrics.classification import Accuracy, accuracy, confusion_matrix
 from fusionjax.metrics.exact_match import exact_match
 from fusionjax.metrics.perplexity import perplexity
@@ -11,6 +11,7 @@ from fusionjax.metrics.text import tokenize_caption
 
 __all__ = [
     "Accuracy",
+    "CiderScorer",
     "accuracy",
     "bleu",
     "caption_metrics",

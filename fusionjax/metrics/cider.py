@@ -23,9 +23,9 @@ def cider_d(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
     """Computes the mean CIDEr-D of a corpus, with document frequencies from the references given.
 
     An n-gram weighs count x log(images / images whose references have it). Of each reference and n = 1..4: the cosine
-    of the two weight vectors, the candidate's clipped to the reference's, times exp(-(difference in length)^2 / 72), so
-    sigma is 6; the mean over n and references, times 10. Words are not stemmed, and the length is the number of word pairs, both as
-    in pycocoevalcap (whose class `Cider` this equals). One image alone scores 0: all its n-grams are in all images.
+    of the two weight vectors, the candidate's clipped to the reference's, times exp(-(difference in length)^2 / 72);
+    the mean over n and references, times 10. Words are not stemmed, and the length is the number of word pairs, both
+    as in pycocoevalcap (whose class `Cider` this equals). One image alone scores 0: all its n-grams are in all images.
 
     Args:
         candidates: one caption per image, as words.
@@ -47,19 +47,44 @@ def cider_d(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
         Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation", 2014, arXiv:1411.5726, equations 1 to 5.
     """
     check_captions(candidates, references)
-    counts = [[_count_all(truth) for truth in truths] for truths in references]
-    frequencies: Counter[NGram] = Counter()
-    for image in counts:
-        frequencies.update({ngram for caption in image for order in caption for ngram in order})
-    log_images = math.log(len(candidates))
-    rarities = {ngram: log_images - math.log(images) for ngram, images in frequencies.items()}
+    scorer = CiderScorer(references)
+    return sum(scorer.score(candidate, image) for image, candidate in enumerate(candidates)) / len(candidates)
 
-    total = 0.0
-    for candidate, image in zip(candidates, counts, strict=True):
-        vector = _weigh(_count_all(candidate), rarities, log_images)
-        similarities = [_compare(vector, _weigh(caption, rarities, log_images)) for caption in image]
-        total += 10.0 * sum(similarities) / len(similarities)
-    return total / len(candidates)
+
+class CiderScorer:
+    """Scores captions one at a time against references that are counted once, as a reward of training needs it.
+
+    Args:
+        references: all true captions of each image, as words; document frequencies are theirs. Words may be numbers.
+
+    Example:
+        >>> scorer = CiderScorer([[["a", "red", "dog", "runs"]], [["two", "cats"]]])
+        >>> scorer.score(["a", "red", "dog", "runs"], 0), round(scorer.score(["two", "dogs"], 1), 4)
+        (10.0, 1.25)
+    """
+
+    def __init__(self, references: Sequence[Sequence[Tokens]]) -> None:
+        counts = [[_count_all(truth) for truth in truths] for truths in references]
+        frequencies: Counter[NGram] = Counter()
+        for image in counts:
+            frequencies.update({ngram for caption in image for order in caption for ngram in order})
+        self._log_images = math.log(len(references))
+        self._rarities = {ngram: self._log_images - math.log(images) for ngram, images in frequencies.items()}
+        self._truths = [[_weigh(caption, self._rarities, self._log_images) for caption in image] for image in counts]
+
+    def score(self, candidate: Tokens, image: int) -> float:
+        """Gives the CIDEr-D of one caption.
+
+        Args:
+            candidate: the words.
+            image: whose references they are compared with.
+
+        Returns:
+            The score, in [0, 10].
+        """
+        vector = _weigh(_count_all(candidate), self._rarities, self._log_images)
+        similarities = [_compare(vector, truth) for truth in self._truths[image]]
+        return 10.0 * sum(similarities) / len(similarities)
 
 
 def _count_all(tokens: Tokens) -> list[Counter[NGram]]:

@@ -2,8 +2,9 @@
 
 from fusionjax.models.captioner import Captioner, CaptionerOutput, generate
 from fusionjax.models.classifier import ClassifierOutput, FusionClassifier
-from fusionjax.models.lstm_decoder import AttentionLSTMDecoder, DecoderOutput, LSTMDecoder
+from fusionjax.models.lstm_decoder import AttentionLSTMDecoder, LSTMDecoder
 from fusionjax.models.transformer_decoder import TransformerDecoder
+from fusionjax.models.words import DecoderOutput
 
 __all__ = [
     "AttentionLSTMDecoder",

@@ -47,7 +47,7 @@ class Captioner(nn.Module):
         >>> decoder = models.AttentionLSTMDecoder(vocab_size=11, features=8)
         >>> model = models.Captioner(encoders.SimpleCNN(features=(5, 7)), decoder)
         >>> batch = {"image": jnp.zeros((2, 30, 30, 3)), "text": jnp.ones((2, 3, 6), int)}
-        >>> output, variables = model.init_with_output(jax.random.key(0), batch)
+        >>> output, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), batch)
         >>> output.logits.shape, output.attention.shape
         ((2, 3, 5, 11), (2, 3, 5, 36))
 
@@ -59,13 +59,21 @@ class Captioner(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
 
-    def __call__(self, batch: Mapping[str, jax.Array], *, deterministic: bool = True) -> CaptionerOutput:
+    def __call__(
+        self,
+        batch: Mapping[str, jax.Array],
+        *,
+        deterministic: bool = True,
+        encoder_deterministic: bool | None = None,
+    ) -> CaptionerOutput:
         """Scores given captions (teacher forcing).
 
         Args:
             batch: `"image"` `[batch, height, width, channels]` and `"text"`, tokens `[batch, length]` or
                 `[batch, captions, length]` that begin with the start token; 0 = padding.
             deterministic: switches dropout off.
+            encoder_deterministic: the same for the encoder alone, and its batch statistics to the stored ones; None
+                takes `deterministic`.
 
         Returns:
             The logits of every next token, and where each looked.
@@ -83,7 +91,8 @@ class Captioner(nn.Module):
             )
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise TypeError(f"captions must be integers; got {tokens.dtype}. Encode them with a tokenizer first.")
-        features = self.encoder(batch["image"], deterministic=deterministic)
+        frozen = deterministic if encoder_deterministic is None else encoder_deterministic
+        features = self.encoder(batch["image"], deterministic=frozen)
         # [batch * captions, length - 1]
         inputs = tokens[..., :-1].reshape(-1, tokens.shape[-1] - 1)
         output = self.decoder(features, inputs, deterministic=deterministic)
@@ -138,10 +147,11 @@ def generate(
     num_beams: int = 3,
     length_penalty: float = 1.0,
     key: jax.Array | None = None,
+    num_samples: int = 1,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-) -> decoding.DecodingOutput:
+) -> decoding.DecodingOutput | decoding.BeamSearchOutput:
     """Writes a caption for each image; the whole of it compiles as one program under `jax.jit`.
 
     Args:
@@ -153,15 +163,27 @@ def generate(
         num_beams: for `"beam"`.
         length_penalty: for `"beam"`: log-probabilities are divided by length to this power.
         key: random key, for `"sample"`.
+        num_samples: for `"sample"`: captions of each image, one after the other in the result; the image is encoded once.
         temperature: for `"sample"`.
         top_k: for `"sample"`; None or 0 leaves all words.
         top_p: for `"sample"`; None leaves all words.
 
     Returns:
-        Tokens `[batch, max_length]`, their log-probabilities `[batch]` and lengths `[batch]`.
+        Tokens `[batch (* num_samples), max_length]`, their log-probabilities `[batch]` and lengths `[batch]`; of a beam search also all
+        beams and their scores.
 
     Raises:
         ValueError: an unknown method, or sampling without a key.
+
+    Example:
+        >>> import functools
+        >>> from fusionjax import encoders, models
+        >>> model = Captioner(encoders.SimpleCNN(features=(5,)), models.LSTMDecoder(vocab_size=11, features=8))
+        >>> images, text = jnp.zeros((2, 6, 6, 3)), jnp.ones((2, 3), int)
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), {"image": images, "text": text})
+        >>> write = functools.partial(generate, model, max_length=7, method="greedy")
+        >>> jax.eval_shape(write, variables, images).tokens.shape
+        (2, 7)
     """
     memory, carry = model.apply(variables, images, max_length, method="prepare")
 
@@ -177,4 +199,8 @@ def generate(
         raise ValueError(f"method must be 'beam', 'greedy' or 'sample'; got {method!r}. Choose one.")
     if key is None:
         raise ValueError("sampling needs a random key; got None. Pass key=jax.random.key(seed).")
-    return decoding.sample(step, carry, key, temperature=temperature, top_k=top_k or None, top_p=top_p, **sizes)
+    rows = images.shape[0] * num_samples
+    carry = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_samples, axis=0), carry)
+    return decoding.sample(
+        step, carry, key, temperature=temperature, top_k=top_k or None, top_p=top_p, batch=rows, max_length=max_length
+    )

@@ -47,7 +47,7 @@ class FusionClassifier(nn.Module):
         >>> image, text = encoders.SimpleCNN(features=(5, 7)), encoders.RNNEncoder(vocab_size=11, features=6)
         >>> model = FusionClassifier({"image": image, "text": text}, fusion.Concat(), num_classes=3)
         >>> batch = {"image": jnp.zeros((2, 30, 30, 3)), "text": jnp.ones((2, 4), int)}
-        >>> output, variables = model.init_with_output(jax.random.key(0), batch)
+        >>> output, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), batch)
         >>> output.logits.shape, output.features.pooled.shape
         ((2, 3), (2, 276))
     """

@@ -9,27 +9,16 @@ from flax.typing import Dtype
 
 from fusionjax import ops
 from fusionjax.encoders import Features
+from fusionjax.encoders.pooling import mean_token
 from fusionjax.layers import LSTM, AdditiveAttention
-from fusionjax.models.words import DecoderOutput, WordTable
-
-def repeat_rows(tree: Any, rows: int) -> Any:
-    """Repeats each row of every array, so that `rows` come out: b0, b0, ..., b1, b1, ...
-
-    Args:
-        tree: arrays with a leading axis that divides `rows`.
-        rows: number of rows wanted.
-
-    Returns:
-        The same structure, `[rows, ...]`.
-    """
-    return jax.tree.map(lambda leaf: jnp.repeat(leaf, rows // leaf.shape[0], axis=0), tree)
+from fusionjax.models.words import DecoderOutput, WordTable, repeat_rows
 
 
 class LSTMDecoder(nn.Module):
     """An LSTM that reads the image as its first word.
 
-    x_{-1} = V pooled, x_t = E[w_t], h_t = LSTM(x_t, h_{t-1}), logits_t = WordTable(h_t). The smallest of the decoders; it
-    sees the image once. The paper's decoder has an output matrix of its own; here it is the table of the words.
+    x_{-1} = V pooled, x_t = E[w_t], h_t = LSTM(x_t, h_{t-1}), logits_t = WordTable(h_t). The smallest of the decoders;
+    it sees the image once. The paper's decoder has an output matrix of its own; here it is the table of the words.
 
     Attributes:
         vocab_size: number of tokens.
@@ -39,10 +28,13 @@ class LSTMDecoder(nn.Module):
         dtype: of the computation.
         param_dtype: of the parameters.
 
+    Raises:
+        ValueError: the number of rows is no multiple of that of the images.
+
     Example:
         >>> decoder = LSTMDecoder(vocab_size=11, features=8, embedding_features=6)
         >>> image = Features(jnp.ones((2, 4, 5)), None, jnp.ones((2, 5)), (2, 2))
-        >>> output, variables = decoder.init_with_output(jax.random.key(0), image, jnp.ones((2, 3), int))
+        >>> output, _ = jax.eval_shape(decoder.init_with_output, jax.random.key(0), image, jnp.ones((2, 3), int))
         >>> output.logits.shape, output.attention is None
         ((2, 3, 11), True)
 
@@ -112,8 +104,8 @@ class AttentionLSTMDecoder(nn.Module):
     """An LSTM that looks at the image's cells before each word.
 
     a_t = softmax_i(v . tanh(K f_i + Q h_{t-1})), z_t = sum_i a_ti f_i, h_t = LSTM([E[w_t]; z_t], h_{t-1}),
-    logits_t = WordTable([h_t; z_t]). The first state comes from the mean cell. Differs from the paper (its soft attention)
-    in the tied output, and has neither its gate on z_t nor its doubly stochastic penalty.
+    logits_t = WordTable([h_t; z_t]). The first state comes from the mean cell. Differs from the paper (its soft
+    attention) in the tied output, and has neither its gate on z_t nor its doubly stochastic penalty.
 
     Attributes:
         vocab_size: number of tokens.
@@ -124,10 +116,13 @@ class AttentionLSTMDecoder(nn.Module):
         dtype: of the computation.
         param_dtype: of the parameters.
 
+    Raises:
+        ValueError: the number of rows is no multiple of that of the images.
+
     Example:
         >>> decoder = AttentionLSTMDecoder(vocab_size=11, features=8, embedding_features=6, attention_features=7)
         >>> image = Features(jnp.ones((2, 4, 5)), None, jnp.ones((2, 5)), (2, 2))
-        >>> output, variables = decoder.init_with_output(jax.random.key(0), image, jnp.ones((6, 3), int))
+        >>> output, _ = jax.eval_shape(decoder.init_with_output, jax.random.key(0), image, jnp.ones((6, 3), int))
         >>> output.logits.shape, output.attention.shape
         ((6, 3, 11), (6, 3, 4))
 
@@ -189,11 +184,8 @@ class AttentionLSTMDecoder(nn.Module):
         Returns:
             The memory (cells, their keys and mask) and the state `(cell, hidden)`, each `[batch, features]`.
         """
-        cells, mask = features.tokens, features.mask
-        if mask is None:
-            mean = cells.mean(1)
-        else:
-            mean = (cells * mask[..., None]).sum(1) / jnp.maximum(mask.sum(1, keepdims=True), 1)
+        cells, mask = features.kept_tokens, features.mask
+        mean = mean_token(cells, mask)
         carry = ops.LSTMState(jnp.tanh(self.start_cell(mean)), jnp.tanh(self.start_hidden(mean)))
         return (cells, self.attend.project(cells), mask), carry
 
@@ -224,7 +216,7 @@ class AttentionLSTMDecoder(nn.Module):
         rows, batch = gates.shape[0], cells.shape[0]
         # [batch, copies, features]
         query = carry.hidden.reshape(batch, rows // batch, -1)
-        looked = self.attend(query, cells, mask=mask, keys=keys)
+        looked: Any = self.attend(query, cells, mask=mask, keys=keys)
         attended = looked.values.reshape(rows, -1)
         gates = gates + self.attended_gates(attended)
         carry = ops.lstm_update(carry, gates, self.recurrent_kernel.astype(gates.dtype))

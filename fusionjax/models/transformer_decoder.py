@@ -9,7 +9,7 @@ from flax.typing import Dtype
 
 from fusionjax.encoders import Features
 from fusionjax.layers import KeyValue, KeyValueCache, TransformerBlock
-from fusionjax.models.words import DecoderOutput, WordTable
+from fusionjax.models.words import DecoderOutput, WordTable, repeat_rows
 
 
 class TransformerCarry(NamedTuple):
@@ -55,7 +55,7 @@ class TransformerDecoder(nn.Module):
     Example:
         >>> decoder = TransformerDecoder(vocab_size=11, features=8, num_layers=1, num_heads=2, max_length=6)
         >>> image = Features(jnp.ones((2, 4, 5)), None, jnp.ones((2, 5)), (2, 2))
-        >>> output, variables = decoder.init_with_output(jax.random.key(0), image, jnp.ones((6, 3), int))
+        >>> output, _ = jax.eval_shape(decoder.init_with_output, jax.random.key(0), image, jnp.ones((6, 3), int))
         >>> output.logits.shape, output.attention.shape
         ((6, 3, 11), (6, 3, 4))
 
@@ -101,7 +101,8 @@ class TransformerDecoder(nn.Module):
             deterministic: switches dropout off.
 
         Returns:
-            logits `[rows, length, vocab_size]`, and attention `[rows, length, cells]`: the last block's, mean over heads.
+            logits `[rows, length, vocab_size]`, and attention `[rows, length, cells]`: the last block's, mean over
+            heads.
         """
         length = tokens.shape[1]
         if length > self.max_length:
@@ -130,7 +131,7 @@ class TransformerDecoder(nn.Module):
         """
         if max_length > self.max_length:
             raise ValueError(f"max_length must be at most the decoder's {self.max_length}; got {max_length}. Lower it.")
-        batch, dtype = features.tokens.shape[0], self.dtype or features.tokens.dtype
+        batch, dtype = features.tokens.shape[0], self.dtype or self.param_dtype
         caches = tuple(block.init_cache(batch, max_length, dtype) for block in self.blocks)
         return self._read(features), TransformerCarry(caches)
 
@@ -154,7 +155,8 @@ class TransformerDecoder(nn.Module):
         return TransformerCarry(caches), self.words.logits(self.norm(hidden[:, 0]))
 
     def _read(self, features: Features) -> TransformerMemory:
-        return TransformerMemory(tuple(block.project_memory(features.tokens) for block in self.blocks), features.mask)
+        cells = features.kept_tokens
+        return TransformerMemory(tuple(block.project_memory(cells) for block in self.blocks), features.mask)
 
     def _blocks(
         self,
@@ -166,9 +168,7 @@ class TransformerDecoder(nn.Module):
     ) -> tuple[jax.Array, jax.Array | None, tuple[Any, ...]]:
         """Runs all blocks; the weights are the last block's, in teacher forcing only."""
         weights, grown = None, []
-        mask = memory.mask
-        if mask is not None:
-            mask = jnp.repeat(mask, hidden.shape[0] // mask.shape[0], axis=0)
+        mask = repeat_rows(memory.mask, hidden.shape[0])
         for layer, block in enumerate(self.blocks):
             output = block(
                 hidden,

@@ -1,5 +1,7 @@
 """Words in and out of a decoder, by one table."""
 
+from typing import Any
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -20,11 +22,40 @@ class DecoderOutput:
     attention: jax.Array | None
 
 
+def repeat_rows(tree: Any, rows: int) -> Any:
+    """Repeats each row of every array, so that `rows` come out: b0, b0, ..., b1, b1, ...
+
+    Args:
+        tree: arrays with a leading axis that divides `rows`.
+        rows: number of rows wanted.
+
+    Returns:
+        The same structure, `[rows, ...]`.
+
+    Raises:
+        ValueError: the leading axis of an array does not divide `rows`.
+
+    Example:
+        >>> repeat_rows({"hidden": jnp.array([5, 7])}, 4)["hidden"].tolist()
+        [5, 5, 7, 7]
+    """
+
+    def repeat(leaf: jax.Array) -> jax.Array:
+        if rows % leaf.shape[0]:
+            raise ValueError(
+                f"rows of tokens must be a multiple of the {leaf.shape[0]} images; got {rows}. "
+                "Give every image the same number of captions."
+            )
+        return jnp.repeat(leaf, rows // leaf.shape[0], axis=0)
+
+    return jax.tree.map(repeat, tree)
+
+
 class WordTable(nn.Module):
     """One table of word vectors that embeds tokens and scores the next ones.
 
-    embed(w) = scale E[w]; logits(x) = scale E tanh(W x + b) + d. Sharing the table halves the parameters and helps where
-    captions are few.
+    embed(w) = scale E[w]; logits(x) = scale E tanh(W x + b) + d. Sharing the table halves the parameters and helps
+    where captions are few.
 
     Attributes:
         vocab_size: rows of the table.
@@ -36,7 +67,7 @@ class WordTable(nn.Module):
 
     Example:
         >>> table = WordTable(vocab_size=11, features=4)
-        >>> vectors, variables = table.init_with_output(jax.random.key(0), jnp.ones((2, 3), int))
+        >>> vectors, _ = jax.eval_shape(table.init_with_output, jax.random.key(0), jnp.ones((2, 3), int))
         >>> vectors.shape
         (2, 3, 4)
 

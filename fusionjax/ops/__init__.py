@@ -2,6 +2,7 @@
 
 from fusionjax.ops.additive_attention import additive_attention
 from fusionjax.ops.attention import AttentionOutput, attention, masked_softmax
+from fusionjax.ops.bias import add_bias
 from fusionjax.ops.convolution import conv2d
 from fusionjax.ops.elman import elman, elman_step
 from fusionjax.ops.gru import gru, gru_step
@@ -14,6 +15,7 @@ __all__ = [
     "AttentionOutput",
     "LSTMState",
     "RecurrentOutput",
+    "add_bias",
     "additive_attention",
     "attention",
     "combine_masks",

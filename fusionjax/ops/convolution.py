@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from fusionjax.ops.bias import add_bias
 from fusionjax.ops.convolution_taps import conv2d_taps
 from fusionjax.ops.implementations import on_platform, select_implementation
 
@@ -66,7 +67,7 @@ def conv2d(
         outputs = lax.conv_general_dilated(
             images, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    return outputs if bias is None else outputs + bias.astype(dtype)
+    return outputs if bias is None else add_bias(outputs, bias.astype(dtype))
 
 
 def _check_shapes(images: Array, kernel: Array, bias: Array | None) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fusionjax.ops.bias import add_bias
 from fusionjax.ops.recurrent import RecurrentOutput, check_recurrent_shapes, scan_recurrence
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
@@ -51,7 +52,8 @@ def elman(
         Elman, "Finding Structure in Time", 1990.
     """
     check_recurrent_shapes("elman", inputs, input_kernel, recurrent_kernel, gates=1, mask=mask, time_major=time_major)
-    projected = inputs @ input_kernel + bias
+    projected = add_bias(inputs @ input_kernel, bias)
+    projected = projected.astype(jnp.result_type(projected, recurrent_kernel))
     if initial_state is None:
         initial_state = jnp.zeros((inputs.shape[1 if time_major else 0], recurrent_kernel.shape[0]), projected.dtype)
     return RecurrentOutput(
@@ -96,7 +98,7 @@ def elman_step(
         >>> elman_step(jnp.zeros((2, 4)), jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones((4, 4)), jnp.zeros(4)).shape
         (2, 4)
     """
-    return _update(state, inputs @ input_kernel + bias, recurrent_kernel, activation)
+    return _update(state, add_bias(inputs @ input_kernel, bias), recurrent_kernel, activation)
 
 
 def _update(state: Array, projected: Array, recurrent_kernel: Array, activation: str) -> Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fusionjax.ops.bias import add_bias
 from fusionjax.ops.recurrent import RecurrentOutput, check_recurrent_shapes, scan_recurrence
 
 
@@ -53,7 +54,8 @@ def gru(
         Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, arXiv:1406.1078, section 2.3.
     """
     check_recurrent_shapes("gru", inputs, input_kernel, recurrent_kernel, gates=3, mask=mask, time_major=time_major)
-    projected = inputs @ input_kernel + bias
+    projected = add_bias(inputs @ input_kernel, bias)
+    projected = projected.astype(jnp.result_type(projected, recurrent_kernel))
     if initial_state is None:
         initial_state = jnp.zeros((inputs.shape[1 if time_major else 0], recurrent_kernel.shape[0]), projected.dtype)
     return RecurrentOutput(
@@ -95,12 +97,12 @@ def gru_step(
         >>> gru_step(jnp.zeros((2, 4)), jnp.ones((2, 3)), jnp.ones((3, 12)), jnp.ones((4, 12)), bias, bias).shape
         (2, 4)
     """
-    return _update(state, inputs @ input_kernel + bias, recurrent_kernel, recurrent_bias)
+    return _update(state, add_bias(inputs @ input_kernel, bias), recurrent_kernel, recurrent_bias)
 
 
 def _update(state: Array, projected: Array, recurrent_kernel: Array, recurrent_bias: Array) -> Array:
     from_inputs = jnp.split(projected, 3, axis=-1)
-    from_state = jnp.split(state @ recurrent_kernel + recurrent_bias, 3, axis=-1)
+    from_state = jnp.split(add_bias(state @ recurrent_kernel, recurrent_bias), 3, axis=-1)
     reset = jax.nn.sigmoid(from_inputs[0] + from_state[0])
     update = jax.nn.sigmoid(from_inputs[1] + from_state[1])
     candidate = jnp.tanh(from_inputs[2] + reset * from_state[2])

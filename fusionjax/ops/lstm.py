@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fusionjax.ops.bias import add_bias
 from fusionjax.ops.recurrent import RecurrentOutput, check_recurrent_shapes, scan_recurrence
 
 
@@ -64,7 +65,8 @@ def lstm(
         "Learning to Forget", 2000.
     """
     check_recurrent_shapes("lstm", inputs, input_kernel, recurrent_kernel, gates=4, mask=mask, time_major=time_major)
-    projected = inputs @ input_kernel + bias
+    projected = add_bias(inputs @ input_kernel, bias)
+    projected = projected.astype(jnp.result_type(projected, recurrent_kernel))
     if initial_state is None:
         zeros = jnp.zeros((inputs.shape[1 if time_major else 0], recurrent_kernel.shape[0]), projected.dtype)
         initial_state = LSTMState(zeros, zeros)
@@ -106,7 +108,7 @@ def lstm_step(
         >>> lstm_step(state, jnp.ones((2, 3)), jnp.ones((3, 16)), jnp.ones((4, 16)), jnp.zeros(16)).hidden.shape
         (2, 4)
     """
-    return lstm_update(state, inputs @ input_kernel + bias, recurrent_kernel)
+    return lstm_update(state, add_bias(inputs @ input_kernel, bias), recurrent_kernel)
 
 
 def lstm_update(

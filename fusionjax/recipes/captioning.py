@@ -16,11 +16,13 @@ from fusionjax.errors import InputError
 from fusionjax.recipes import engine
 from fusionjax.recipes.config import DataConfig, DecodingConfig, TrainingConfig, require_positive
 from fusionjax.recipes.report import CaptionSample, write_report
-from fusionjax.recipes.run import Run, open_run, start_run
-from fusionjax.recipes.sources import DataParts, Examples, ImageTransform
+from fusionjax.recipes.reward import CaptionReward, RewardConfig, make_reward_loss
+from fusionjax.recipes.run import Run, finished_metrics, open_run, start_run
+from fusionjax.recipes.sources import DataParts, Examples, ImageTransform, Places, PlaceTransform
 from fusionjax.recipes.writing import CaptionWriter, Written
 
 RECIPE = "captioning"
+REWARD_STAGE = "reward"
 
 _logger = logging.getLogger("fusionjax")
 
@@ -75,6 +77,7 @@ class CaptioningConfig:
         model: the captioner's shape.
         optimizer: how to learn.
         training: how long.
+        reward: the second stage, in which sampled captions are rewarded.
         decoding: how captions are written for the evaluation.
         report_samples: pictures in the report.
     """
@@ -88,6 +91,7 @@ class CaptioningConfig:
         learning_rate=2e-3, warmup_steps=100, clip_norm=5.0, weight_decay=1e-2
     )
     training: TrainingConfig = TrainingConfig(epochs=6, batch_size=32)
+    reward: RewardConfig = RewardConfig()
     decoding: DecodingConfig = DecodingConfig()
     report_samples: int = 12
 
@@ -112,13 +116,27 @@ def preset(source: str) -> CaptioningConfig:
     if source not in ("flickr", "coco", "tfds"):
         raise InputError(f"the source must be scenes, flickr, coco or tfds; got {source!r}. Choose one.")
     photographs = DataConfig(
-        image_size=96, margin=0.125, flip=True, captions_per_image=5, min_count=3, max_length=22
+        source=source,  # type: ignore[arg-type]
+        image_size=80,
+        margin=0.125,
+        crop_area=0.6,
+        flip=True,
+        color_jitter=0.15,
+        captions_per_image=5,
+        min_count=3,
+        max_length=18,
     )
-    model = ModelConfig(
-        cnn_features=(32, 64, 128, 256), features=384, embedding_features=256, attention_features=128, dropout_rate=0.3
+    return CaptioningConfig(
+        data=photographs,
+        model=ModelConfig(
+            cnn_features=(32, 64, 128, 192), features=256, embedding_features=192, attention_features=64, dropout_rate=0.3
+        ),
+        optimizer=training.OptimizerConfig(
+            learning_rate=2e-3, warmup_steps=100, end_fraction=0.35, clip_norm=5.0, weight_decay=1e-2, b2=0.98
+        ),
+        training=TrainingConfig(epochs=14, batch_size=16, label_smoothing=0.1, ema_decay=0.99),
+        reward=RewardConfig(epochs=7),
     )
-    schedule = TrainingConfig(epochs=18, batch_size=16, label_smoothing=0.1, checkpoint_every=200)
-    return CaptioningConfig(data=dataclasses.replace(photographs, source=source), model=model, training=schedule)  # type: ignore[arg-type]
 
 
 def build_model(config: CaptioningConfig, vocab_size: int) -> models.Captioner:
@@ -232,17 +250,41 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
     Raises:
         InputError: the data, the settings or the run directory cannot be used.
     """
-    parts = DataParts(config.data)
-    run = start_run(config.output, RECIPE, config)
-    finished = run.read_metrics()
+    finished = finished_metrics(config.output, RECIPE, config)
     if finished is not None:
-        _logger.warning("%s has ended already; these are its metrics", run.path)
+        _logger.warning("%s has ended already; these are its metrics", config.output)
         return finished
-    examples = parts["train"]
-    tokenizer = _tokenizer(run, config.data, examples)
+    parts = DataParts(config.data)
+    examples, validation = parts["train"], parts["validation"]
+    tokenizer = _train_tokenizer(config.data, examples)
+    run = start_run(config.output, RECIPE, config)
+    if run.tokenizer.exists():
+        tokenizer = data.Tokenizer.load(run.tokenizer)
+    tokenizer.save(run.tokenizer)
     model = build_model(config, tokenizer.vocab_size)
-    validation = parts["validation"]
-    job = engine.Job(
+    validate = _validation(model, tokenizer, config, validation) if len(validation) else None
+    job = _caption_job(run, config, model, tokenizer, examples)
+    job = dataclasses.replace(job, validate=validate, quiet=quiet)
+    outcome = engine.run_training(job)
+    if config.reward.epochs and not outcome.interrupted:
+        job = _reward_job(job, config, model, tokenizer, examples, outcome)
+        outcome = engine.run_training(job)
+    if outcome.interrupted:
+        return None
+    writer = CaptionWriter(model, outcome.variables, tokenizer, config.data.max_length)
+    results, samples = _evaluate(writer, config, parts["test"], "test")
+    results["train/steps"] = float(job.first_step + outcome.step)
+    title = f"Captioning: {run.path.name}"
+    write_report(run.report, title=title, summary=results, samples=samples, history=outcome.history)
+    run.write_metrics(results)
+    return results
+
+
+def _caption_job(
+    run: Run, config: CaptioningConfig, model: models.Captioner, tokenizer: data.Tokenizer, examples: Examples
+) -> engine.Job:
+    """The first stage: the captions of the training part, word by word."""
+    return engine.Job(
         run=run,
         training=config.training,
         optimizer=config.optimizer,
@@ -259,18 +301,46 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
             num_workers=config.data.num_workers,
         ),
         epoch_examples=len(examples),
-        validate=_validation(model, tokenizer, config, validation) if len(validation) else None,
-        quiet=quiet,
     )
-    outcome = engine.run_training(job)
-    if outcome.interrupted:
-        return None
-    writer = CaptionWriter(model, outcome.variables, tokenizer, config.data.max_length)
-    results, samples = _evaluate(writer, config, parts["test"], "test")
-    results["train/steps"] = float(outcome.step)
-    write_report(run.report, title=f"Captioning: {run.path.name}", summary=results, samples=samples, history=outcome.history)
-    run.write_metrics(results)
-    return results
+
+
+def _reward_job(
+    job: engine.Job,
+    config: CaptioningConfig,
+    model: models.Captioner,
+    tokenizer: data.Tokenizer,
+    examples: Examples,
+    outcome: engine.Outcome,
+) -> engine.Job:
+    """The second stage: sampled captions, rewarded."""
+    captions = [examples.describe(place)["captions"] for place in range(len(examples))]
+    reward = CaptionReward(tokenizer, captions, config.data.max_length)
+    return dataclasses.replace(
+        job,
+        stage=REWARD_STAGE,
+        first_step=outcome.step,
+        batch_size=config.reward.batch_size,
+        epochs=config.reward.epochs,
+        optimizer=_reward_optimizer(config),
+        seed=config.seed + 1,
+        variables=outcome.variables,
+        loss_fn=make_reward_loss(
+            model, reward, samples=config.reward.samples, max_length=config.data.max_length
+        ),
+        loader=data.make_loader(
+            Places(examples),
+            PlaceTransform(ImageTransform(config.data, training=True)),
+            batch_size=config.reward.batch_size,
+            shuffle=True,
+            seed=config.seed + 1,
+        ),
+    )
+
+
+def _reward_optimizer(config: CaptioningConfig) -> training.OptimizerConfig:
+    return dataclasses.replace(
+        config.optimizer, learning_rate=config.reward.learning_rate, schedule="linear", warmup_steps=20, end_fraction=0.05
+    )
 
 
 def evaluate(
@@ -342,7 +412,10 @@ def load(path: str | Path) -> tuple[CaptionWriter, CaptioningConfig]:
     tokenizer = data.Tokenizer.load(run.tokenizer)
     model = build_model(config, tokenizer.vocab_size)
     shapes = jax.eval_shape(lambda: _initialise(model, config))
-    variables = engine.restore_variables(run, shapes, config.training, config.optimizer)
+    stage, optimizer = "", config.optimizer
+    if config.reward.epochs:
+        stage, optimizer = REWARD_STAGE, _reward_optimizer(config)
+    variables = engine.restore_variables(run, shapes, config.training, optimizer, stage)
     return CaptionWriter(model, variables, tokenizer, config.data.max_length), config
 
 
@@ -352,15 +425,11 @@ def _initialise(model: models.Captioner, config: CaptioningConfig) -> dict[str, 
     return dict(jax.jit(model.init)(jax.random.key(config.seed), batch))
 
 
-def _tokenizer(run: Run, config: DataConfig, examples: Examples) -> data.Tokenizer:
-    if run.tokenizer.exists():
-        return data.Tokenizer.load(run.tokenizer)
+def _train_tokenizer(config: DataConfig, examples: Examples) -> data.Tokenizer:
     texts = (text for place in range(len(examples)) for text in examples.describe(place)["captions"])
-    tokenizer = data.train_tokenizer(
+    return data.train_tokenizer(
         texts, kind=config.tokenizer, vocab_size=config.vocab_size, min_count=config.min_count
     )
-    tokenizer.save(run.tokenizer)
-    return tokenizer
 
 
 def _all_captions(writer: CaptionWriter, examples: Examples, config: CaptioningConfig) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from fusionjax.errors import InputError
 from fusionjax.recipes import engine
 from fusionjax.recipes.config import DataConfig, TrainingConfig, require_positive
 from fusionjax.recipes.report import ClassificationSample, write_classification_report
-from fusionjax.recipes.run import Run, open_run, start_run, write_atomically
+from fusionjax.recipes.run import Run, finished_metrics, open_run, start_run, write_atomically
 from fusionjax.recipes.sources import DataParts, Examples, ImageTransform
 
 RECIPE = "classification"
@@ -304,14 +304,18 @@ def train(config: ClassificationConfig, *, quiet: bool = False) -> dict[str, flo
     Raises:
         InputError: the data, the settings or the run directory cannot be used.
     """
-    parts = DataParts(config.data)
-    run = start_run(config.output, RECIPE, config)
-    finished = run.read_metrics()
+    finished = finished_metrics(config.output, RECIPE, config)
     if finished is not None:
-        _logger.warning("%s has ended already; these are its metrics", run.path)
+        _logger.warning("%s has ended already; these are its metrics", config.output)
         return finished
+    parts = DataParts(config.data)
     pairs = label_pairs(parts["train"])
-    tokenizer, classes = _prepare(run, config.data, pairs)
+    tokenizer, classes = _words_and_classes(config.data, pairs)
+    run = start_run(config.output, RECIPE, config)
+    if (run.path / "classes.json").exists():
+        tokenizer, classes = data.Tokenizer.load(run.tokenizer), _read_classes(run)
+    tokenizer.save(run.tokenizer)
+    write_atomically(run.path / "classes.json", json.dumps(classes) + "\n")
     model = build_model(config, tokenizer.vocab_size, len(classes))
     classifier = Classifier(model, {}, tokenizer, classes, config)
     validation = label_pairs(parts["validation"])
@@ -475,19 +479,15 @@ def _initialise(model: models.FusionClassifier, config: ClassificationConfig) ->
     return dict(jax.jit(model.init)(jax.random.key(config.seed), batch))
 
 
-def _prepare(run: Run, config: DataConfig, pairs: LabelledPairs) -> tuple[data.Tokenizer, tuple[str, ...]]:
-    if (run.path / "classes.json").exists():
-        return data.Tokenizer.load(run.tokenizer), _read_classes(run)
+def _words_and_classes(config: DataConfig, pairs: LabelledPairs) -> tuple[data.Tokenizer, tuple[str, ...]]:
     examples = [pairs.examples.describe(place) for place in range(len(pairs.examples))]
     texts = (text for example in examples for text in _sentences(example))
     tokenizer = data.train_tokenizer(
         texts, kind=config.tokenizer, vocab_size=config.vocab_size, min_count=config.min_count
     )
-    tokenizer.save(run.tokenizer)
     classes = tuple(sorted({str(_label(example)) for example in examples}))
     if len(classes) < 2:
         raise InputError(f"classification needs two classes or more; got {', '.join(classes)}. Check the labels.")
-    write_atomically(run.path / "classes.json", json.dumps(classes) + "\n")
     return tokenizer, classes
 
 

@@ -45,6 +45,7 @@ class DataConfig:
         image_size: side of the square that the model sees, in pixels.
         margin: images are kept larger by this share and cropped at random (training) or in the middle.
         fit: how a photograph comes into a square.
+        crop_area: smallest share of the image that a random crop of another shape keeps in training; 1 takes plain crops.
         flip: mirrors training images at random.
         color_jitter: strength of random brightness, contrast and saturation in training, 0 to 1.
         captions_per_image: captions of an image that one training step uses.
@@ -70,6 +71,7 @@ class DataConfig:
     image_size: int = 64
     margin: float = 0.0
     fit: Literal["squeeze", "crop", "pad"] = "squeeze"
+    crop_area: float = 1.0
     flip: bool = False
     color_jitter: float = 0.0
     captions_per_image: int = 1
@@ -88,6 +90,8 @@ class DataConfig:
         )
         if not 0 <= self.validation_fraction < 1:
             raise InputError(f"validation_fraction must be in [0, 1); got {self.validation_fraction}. Try 0.1.")
+        if not 0 < self.crop_area <= 1:
+            raise InputError(f"crop_area must be in (0, 1]; got {self.crop_area}. Try 0.6.")
         if self.margin < 0 or self.num_workers < 0 or self.cache_mb < 0 or not 0 <= self.color_jitter <= 1:
             values = f"margin {self.margin}, num_workers {self.num_workers}, cache_mb {self.cache_mb}, color_jitter {self.color_jitter}"
             raise InputError(f"data settings must not be negative and color_jitter at most 1; got {values}. Correct them.")

@@ -13,17 +13,23 @@ class Curves(MetricsWriter):
 
     Args:
         run: the run directory.
-        start_step: the step from which the run goes on.
+        start_step: the step from which the stage goes on.
+        stage: put before the names of the metrics of a later stage.
+        first_step: steps of the stages before.
     """
 
-    def __init__(self, run: Run, *, start_step: int = 0) -> None:
+    def __init__(self, run: Run, *, start_step: int = 0, stage: str = "", first_step: int = 0) -> None:
+        start_step += first_step
         super().__init__(run.tensorboard, start_step=start_step)
+        self._prefix, self._first_step = f"{stage}/" if stage else "", first_step
         self._path = run.path / "curves.jsonl"
         kept = [row for row in read_curves(run) if row["step"] <= start_step]
         write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds one point to the curve of each metric."""
+        step += self._first_step
+        metrics = {self._prefix + name: value for name, value in metrics.items()}
         super().write(step, metrics)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -51,6 +52,10 @@ class Job:
         loader: endless batches.
         epoch_examples: examples in one epoch.
         validate: metrics of some variables on the validation part, `loss` among them; None if there is none.
+        stage: a second name for the checkpoints and curves of a training that follows another in the same run.
+        first_step: added to the step in the curves.
+        batch_size: where it is not the training's.
+        epochs: where they are not the training's.
         quiet: shows no progress.
     """
 
@@ -64,12 +69,21 @@ class Job:
     loader: data.Loader
     epoch_examples: int
     validate: Callable[[dict[str, Any]], dict[str, float]] | None = None
+    stage: str = ""
+    first_step: int = 0
+    batch_size: int | None = None
+    epochs: float | None = None
     quiet: bool = False
 
 
 def compute_dtype(config: TrainingConfig) -> Any:
     """The dtype of the computation: bfloat16, or None for that of the parameters (float32)."""
     return jnp.bfloat16 if config.precision == "bfloat16" else None
+
+
+def checkpoint_folder(run: Run, stage: str) -> Path:
+    """The checkpoints of a stage of a run."""
+    return run.checkpoints / stage if stage else run.checkpoints / "train"
 
 
 def evaluation_variables(state: training.TrainState) -> dict[str, Any]:
@@ -79,7 +93,12 @@ def evaluation_variables(state: training.TrainState) -> dict[str, Any]:
 
 def total_steps(job: Job) -> int:
     """Steps of the whole training."""
-    return max(1, math.ceil(job.training.epochs * job.epoch_examples / job.training.batch_size))
+    epochs = job.training.epochs if job.epochs is None else job.epochs
+    return max(1, math.ceil(epochs * job.epoch_examples / _batch_size(job)))
+
+
+def _batch_size(job: Job) -> int:
+    return job.batch_size or job.training.batch_size
 
 
 def run_training(job: Job) -> Outcome:
@@ -96,8 +115,10 @@ def run_training(job: Job) -> Outcome:
     """
     config, steps = job.training, total_steps(job)
     try:
-        optimizer, schedule = training.make_optimizer(job.optimizer, steps)
-        mesh = _mesh(config.batch_size // config.accumulate)
+        # A short run keeps the share of its warm-up small.
+        warmup = min(job.optimizer.warmup_steps, steps // 10)
+        optimizer, schedule = training.make_optimizer(dataclasses.replace(job.optimizer, warmup_steps=warmup), steps)
+        mesh = _mesh(_batch_size(job) // config.accumulate)
         train_step = training.make_train_step(
             job.loss_fn,
             optimizer,
@@ -109,14 +130,15 @@ def run_training(job: Job) -> Outcome:
     except ValueError as error:
         raise InputError(str(error)) from error
     state = _initial_state(job.variables, optimizer, job.training, job.seed)
-    with training.Checkpoints(job.run.checkpoints) as checkpoints, iter(job.loader) as batches:
+    with training.Checkpoints(checkpoint_folder(job.run, job.stage)) as checkpoints, iter(job.loader) as batches:
         start = 0
         if checkpoints.latest_step is not None:
             state, position, start = checkpoints.restore(state)
             batches.set_state(position)
-            _logger.warning("going on from step %d of %d", start, steps)
+            if start < steps:
+                _logger.warning("going on from step %d of %d", start, steps)
         bar = training.Progress(steps, start_step=start, quiet=job.quiet)
-        with Curves(job.run, start_step=start) as writer, bar as progress:
+        with Curves(job.run, start_step=start, stage=job.stage, first_step=job.first_step) as writer, bar as progress:
             result = training.fit(
                 state,
                 train_step,
@@ -125,7 +147,7 @@ def run_training(job: Job) -> Outcome:
                 checkpoints=checkpoints,
                 checkpoint_every=config.checkpoint_every,
                 log_every=config.log_every,
-                evaluate_every=max(1, round(config.validate_every * job.epoch_examples / config.batch_size)),
+                evaluate_every=max(1, round(config.validate_every * job.epoch_examples / _batch_size(job))),
                 evaluate=_validation(job),
                 best_metric=None if job.validate is None else "validation/loss",
                 schedule=schedule,
@@ -139,7 +161,7 @@ def run_training(job: Job) -> Outcome:
 
 
 def restore_variables(
-    run: Run, variables: Mapping[str, Any], config: TrainingConfig, optimizer: training.OptimizerConfig
+    run: Run, variables: Mapping[str, Any], config: TrainingConfig, optimizer: training.OptimizerConfig, stage: str = ""
 ) -> dict[str, Any]:
     """Reads the variables of a trained run.
 
@@ -148,6 +170,7 @@ def restore_variables(
         variables: the model's collections, as arrays or shapes, for their structure.
         config: the training's settings.
         optimizer: the optimiser's settings.
+        stage: the last stage of the run.
 
     Returns:
         The variables to evaluate with.
@@ -157,7 +180,7 @@ def restore_variables(
     """
     transformation, _ = training.make_optimizer(optimizer, 1)
     template = jax.eval_shape(lambda tree: _initial_state(tree, transformation, config, 0), variables)
-    with training.Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+    with training.Checkpoints(checkpoint_folder(run, stage), read_only=True) as checkpoints:
         state, _, _ = checkpoints.restore(template, checkpoints.best_step if config.use_best else None)
     return evaluation_variables(state)
 

@@ -121,6 +121,26 @@ def start_run(path: str | Path, recipe: str, config: Any) -> Run:
     return Run(path, recipe, values)
 
 
+def finished_metrics(path: str | Path, recipe: str, config: Any) -> dict[str, float] | None:
+    """Looks at a run directory before anything is read or made.
+
+    Args:
+        path: the directory; it need not be there.
+        recipe: the name of the task.
+        config: the settings, a dataclass.
+
+    Returns:
+        The final metrics if the same command has ended there already, else None.
+
+    Raises:
+        InputError: as `start_run`.
+    """
+    path = Path(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return None
+    return start_run(path, recipe, config).read_metrics()
+
+
 def open_run(path: str | Path) -> Run:
     """Opens a run directory.
 

@@ -85,7 +85,7 @@ class DataParts:
         """Gives one part.
 
         Args:
-            part: `"train"`, `"validation"`, `"test"`, or a split's own name.
+            part: `"train"`, `"validation"`, `"test"`, a split's own name, or `"all"` for all of them together.
 
         Returns:
             The examples, each with `image` uint8 `[side, side, 3]` and the source's other entries. The validation part
@@ -95,6 +95,8 @@ class DataParts:
             InputError: the data have no such part.
         """
         config = self.config
+        if part == "all":
+            return Examples(self._readable([example for name in self.names for example in self._split(name)]), config)
         roles = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
         name = roles.get(part, part)
         if part in ("train", "validation") and not self._has(config.validation_split):
@@ -173,10 +175,54 @@ class ImageTransform:
         """
         if not self.training:
             return data.augment.center_crop(image, self.config.image_size)
-        image = data.augment.random_crop(image, self.config.image_size, rng)
+        size, area = self.config.image_size, self.config.crop_area
+        if area < 1:
+            image = data.augment.random_resized_crop(image, size, rng, scale=(area, 1.0), ratio=(0.87, 1.15))
+        else:
+            image = data.augment.random_crop(image, size, rng)
         if self.config.flip:
             image = data.augment.random_flip(image, rng)
         if self.config.color_jitter:
             amount = self.config.color_jitter
             image = data.augment.color_jitter(image, rng, brightness=amount, contrast=amount, saturation=amount)
         return image
+
+
+class Places(Sequence[dict[str, Any]]):
+    """Examples that know their place, for what is looked up by it.
+
+    Attributes:
+        examples: the examples.
+    """
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return {**self.examples[index], "place": index}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaceTransform:
+    """Makes `image` and `place` of one example.
+
+    Attributes:
+        transform: of the image.
+    """
+
+    transform: ImageTransform
+
+    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Transforms one example.
+
+        Args:
+            example: of `Places`.
+            rng: what chance depends on.
+
+        Returns:
+            `image` uint8 `[size, size, 3]` and `place` int32.
+        """
+        return {"image": self.transform(example["image"], rng), "place": np.int32(example["place"])}

@@ -12,7 +12,9 @@ from fusionjax.data.folders import hashed_split, split_name
 from fusionjax.errors import InputError
 
 SHARED = pathlib.Path(os.environ.get("FUSIONJAX_SHARED_DATA", pathlib.Path(__file__).parents[3] / "shared" / "data"))
-TABLE = 'image,caption,split\na.jpg,A dog runs.,train\na.jpg,"A dog, in snow.",train\nb.png,A cat.,val\nc.jpg,Birds.,test\n'
+TABLE = (
+    'image,caption,split\na.jpg,A dog runs.,train\na.jpg,"A dog, in snow.",train\nb.png,A cat.,val\nc.jpg,Birds.,test\n'
+)
 TOKENS = "a.jpg#0\tA dog .\na.jpg#1\tA brown dog .\nb.png#0\tA cat .\nc.jpg#0\tBirds .\n"
 
 
@@ -51,7 +53,9 @@ def test_places_of_the_pictures(tmp_path, place):
 
 @pytest.mark.parametrize(("mark", "start"), [("\t", ""), ("|", ""), (";", ""), (",", "\ufeff")])
 def test_other_separators_and_a_byte_order_mark(tmp_path, mark, start):
-    text = start + mark.join(("image", " caption", "split")) + "\r\n" + mark.join(("a.jpg", " A dog.", "train")) + "\r\n"
+    text = (
+        start + mark.join(("image", " caption", "split")) + "\r\n" + mark.join(("a.jpg", " A dog.", "train")) + "\r\n"
+    )
     folder = read_flickr(write(tmp_path, {"captions.csv": text}, images=["a.jpg"]))
     assert folder.split("train")[0]["captions"] == ["A dog."]
 
@@ -136,16 +140,25 @@ def test_problems_stop_on_request(tmp_path, extra_row, extra_image, message):
     ("files", "message"),
     [
         ({}, r"expected captions\.csv .* or \*\.token\.txt; found images"),
-        ({"captions.csv": "file,text\na.jpg,x\n"}, r"columns image and caption; found file, text. Add or rename image and"),
+        (
+            {"captions.csv": "file,text\na.jpg,x\n"},
+            r"columns image and caption; found file, text. Add or rename image and",
+        ),
         ({"captions.csv": "image,text\na.jpg,x\n"}, "found image, text. Add or rename caption"),
         ({"captions.csv": ""}, "found an empty file"),
         ({"captions.csv": "image,caption\n"}, "none is left of 0 captioned images"),
         ({"captions.csv": "image,caption\nq.jpg,Gone.\n"}, r"none is left of 1 captioned images \(1 missing"),
-        ({"captions.csv": "image,caption\na.jpg, \n"}, r"none is left of 0 captioned images \(0 missing, 1 captions empty"),
+        (
+            {"captions.csv": "image,caption\na.jpg, \n"},
+            r"none is left of 0 captioned images \(0 missing, 1 captions empty",
+        ),
         ({"captions.csv": "image,caption\na.jpg,A dog, a cat.\n"}, "line 2 has more cells than there are columns"),
         ({"captions.csv": "image,caption,split\na.jpg,x,\n"}, "line 2 has no split; the column must be full"),
         ({"captions.csv": "image,caption,label\na.jpg,x,\n"}, "line 2 has no label"),
-        ({"captions.csv": b"image,caption\na.jpg,caf\xe9\n"}, r"expected UTF-8 text; byte 23 is 0xe9. Save it as UTF-8"),
+        (
+            {"captions.csv": b"image,caption\na.jpg,caf\xe9\n"},
+            r"expected UTF-8 text; byte 23 is 0xe9. Save it as UTF-8",
+        ),
         ({"captions.csv": "image,caption\na.jpg," + "x" * 200_000}, "line .* is no row of a table"),
         ({"captions.csv": TABLE + "a.jpg,Again.,test\n"}, r"a\.jpg must be in one split; got test and train"),
         ({"x.token.txt": "a.jpg A dog\n"}, "line 1 must be 'name.jpg#0<tab>caption'; got 'a.jpg A dog'"),
@@ -192,7 +205,10 @@ def test_coco_folder(tmp_path):
     write(tmp_path, {}, images=["1.jpg", "2.jpg"], place="train2017")
     write(tmp_path, {}, images=["1.jpg"], place="val2017")
     train = coco(["1.jpg", "2.jpg"], [(1, "Second.\n"), (0, "First."), (1, "Second again.")])
-    files = {"annotations/captions_train2017.json": train, "annotations/captions_val2017.json": coco(["1.jpg"], [(0, "V")])}
+    files = {
+        "annotations/captions_train2017.json": train,
+        "annotations/captions_val2017.json": coco(["1.jpg"], [(0, "V")]),
+    }
     folder = read_coco(write(tmp_path, files, images=[]), report=pytest.fail)
     assert sizes(folder) == {"train": 2, "validation": 1}
     assert folder.split("train")[0] == {
@@ -234,7 +250,10 @@ def test_coco_problems(tmp_path):
         ("[1]", "lists images and annotations; found list"),
         ('{"images": [], "notes": []}', "lists images and annotations; found images, notes"),
         ('{"images": [{"id": 1}], "annotations": []}', r"images\[0\] must have id and file_name; got id"),
-        ('{"images": [], "annotations": [{"caption": ""}]}', r"annotations\[0\] must have image_id and caption; got capt"),
+        (
+            '{"images": [], "annotations": [{"caption": ""}]}',
+            r"annotations\[0\] must have image_id and caption; got capt",
+        ),
         ('{"images": [], "annotations": [7]}', r"annotations\[0\] must have image_id and caption; got 7"),
         (
             '{"images": [], "annotations": [{"image_id": 4, "caption": "x"}]}',

@@ -70,7 +70,9 @@ def test_floating_point_tiff():
     values = np.array([[0.0, 0.5], [1.0, 0.25]], np.float32)
     loaded = load_image(encode(Image.fromarray(values), "TIFF"))
     np.testing.assert_array_equal(loaded[:, :, 2], [[0, 128], [255, 64]])
-    np.testing.assert_array_equal(load_image(encode(Image.fromarray(values * 200), "TIFF"))[:, :, 0], [[0, 100], [200, 50]])
+    np.testing.assert_array_equal(
+        load_image(encode(Image.fromarray(values * 200), "TIFF"))[:, :, 0], [[0, 100], [200, 50]]
+    )
 
 
 def test_palette(quarters):
@@ -171,12 +173,14 @@ def test_scaling_down_averages():
     assert np.abs(load_image(checks, 6).astype(int) - 127).max() < 12
 
 
-def test_a_large_jpeg_decoded_small_looks_as_if_decoded_whole():
-    ramp = np.add.outer(np.arange(600) % 251, np.arange(800) % 83)
-    smooth = np.stack([ramp // 2, 255 - ramp // 2, ramp // 3], axis=2).astype(np.uint8)
-    data = encode(Image.fromarray(smooth), "JPEG", quality=95)
+@pytest.mark.parametrize("size", [32, 150, 211])
+def test_a_large_jpeg_decoded_small_looks_as_if_decoded_whole(size):
+    waves = np.add.outer(np.sin(np.arange(600) / 3), np.sin(np.arange(800) / 4)) * 60 + 128
+    data = encode(
+        Image.fromarray(np.stack([waves, 255 - waves, waves / 2], axis=2).astype(np.uint8)), "JPEG", quality=95
+    )
     for fit in ("squeeze", "crop", "pad"):
-        fast, whole = load_image(data, 32, fit=fit), load_image(load_image(data), 32, fit=fit)
+        fast, whole = load_image(data, size, fit=fit), load_image(load_image(data), size, fit=fit)
         assert np.abs(fast.astype(int) - whole).mean() < 3
 
 
@@ -300,7 +304,9 @@ def test_any_damage_is_an_input_error():
 def write_set(folder, broken=("b.jpg", "d.jpg")):
     paths = [folder / f"{letter}.jpg" for letter in "abcde"]
     for number, path in enumerate(paths):
-        path.write_bytes(b"no" if path.name in broken else encode(Image.new("RGB", (9, 7), (number * 40, 0, 0)), "JPEG"))
+        path.write_bytes(
+            b"no" if path.name in broken else encode(Image.new("RGB", (9, 7), (number * 40, 0, 0)), "JPEG")
+        )
     return paths
 
 

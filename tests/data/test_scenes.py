@@ -67,7 +67,12 @@ def object_masks(image):
         number, stack = labels.max() + 1, [start]
         while stack:
             row, column = stack.pop()
-            if 0 <= row < dark.shape[0] and 0 <= column < dark.shape[1] and dark[row, column] and not labels[row, column]:
+            if (
+                0 <= row < dark.shape[0]
+                and 0 <= column < dark.shape[1]
+                and dark[row, column]
+                and not labels[row, column]
+            ):
                 labels[row, column] = number
                 stack += [(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)]
     masks = [labels == number for number in range(1, labels.max() + 1)]
@@ -102,6 +107,8 @@ def test_splits_share_no_combination_and_cover_all():
     assert total == len(OBJECTS) * (len(OBJECTS) - 1) // 2 == 435
     assert len(pairs["test"]) / total == pytest.approx(0.15, abs=0.03)
     assert len(pairs["validation"]) / total == pytest.approx(0.05, abs=0.02)
+    first, second = next(iter(pairs["test"]))
+    assert combination_split(first, second) == combination_split(tuple(second), tuple(first)) == "test"
     assert {thing for pair in pairs["train"] for thing in pair} == set(OBJECTS)
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from fusionjax.data import TFDSSource, load_image, make_loader
+from fusionjax.data import TFDSSource, load_image, make_loader, tfds_splits
 from fusionjax.errors import InputError
 
 FIELDS = {"image": "image", "captions": "captions/text", "id": "image/filename", "label": "label"}
@@ -76,13 +76,24 @@ def test_reading_does_not_import_tensorflow(data_dir):
     ("name", "split", "fields", "message"),
     [
         ("tiny_captions", "dev", None, r"expected a split out of t\w+, t\w+, or a part such as .* got 'dev'"),
-        ("tiny_captions", "train", {"captions": "captions/words"}, "field 'captions/words' for 'captions'; there are capt"),
+        (
+            "tiny_captions",
+            "train",
+            {"captions": "captions/words"},
+            "field 'captions/words' for 'captions'; there are capt",
+        ),
         ("tiny_captions", "train", {"title": "title/x"}, "expected a field 'title/x' for 'title'"),
         ("tiny_captoins", "train", None, "got 'tiny_captoins', which TFDS does not know and which is not prepared in"),
         ("mnisst", "train", None, "Did you mean mnist"),
-        ("mnist", "train", None, "mnist: expected a prepared data set in .*; it has not been downloaded. Run: python -c"),
-        ("coco_captions", "train", None, "there is none, and preparing it needs the module 'tensorflow'"),
-        ("mnist:9.9.9", "train", None, "mnist:9.9.9"),
+        (
+            "mnist",
+            "train",
+            None,
+            "mnist: expected a prepared data set in .*; it has not been downloaded. To prepare it, run: python",
+        ),
+        ("coco_captions", "train", None, "preparing it needs a module that is missing here .*tensorflow"),
+        ("mnist:9.9.9", "train", None, "got 'mnist:9.9.9': .* cannot be loaded at version 9.9.9, only: 3.0.1"),
+        ("huggingface:mnist", "train", None, "expected 'name', 'name/config' or 'name:1.0.0'; got 'huggingface:mnist'"),
     ],
 )
 def test_what_is_not_there_is_named(data_dir, name, split, fields, message):
@@ -91,8 +102,28 @@ def test_what_is_not_there_is_named(data_dir, name, split, fields, message):
     assert "\n" not in str(error.value)
 
 
+def test_splits(data_dir):
+    assert sorted(tfds_splits("tiny_captions", data_dir=data_dir)) == ["test", "train"]
+    with pytest.raises(InputError, match="has not been downloaded"):
+        tfds_splits("mnist", data_dir=data_dir)
+
+
+@pytest.mark.parametrize("name", ["coco_captions", "coco_captions/2014", "coco_captions/2014:1.1.0"])
+def test_a_set_whose_own_code_needs_tensorflow_is_read_where_it_is_prepared(data_dir, tmp_path, name):
+    prepared = tmp_path / "coco_captions" / "2014" / "1.1.0"
+    prepared.mkdir(parents=True)
+    for file in (data_dir / "tiny_captions" / "1.0.0").iterdir():
+        content = file.read_bytes()
+        if file.suffix == ".json":
+            content = content.replace(b'"name": "tiny_captions"', b'"name": "coco_captions", "configName": "2014"')
+            content = content.replace(b'"1.0.0"', b'"1.1.0"')
+        (prepared / file.name.replace("tiny_captions", "coco_captions")).write_bytes(content)
+    assert len(TFDSSource(name, "train", data_dir=tmp_path)[0]["captions"]) >= 1
+    assert "tensorflow" not in sys.modules
+
+
 def test_the_advised_command_is_python():
-    with pytest.raises(InputError, match="Run: python -c") as error:
+    with pytest.raises(InputError, match="run: python -c") as error:
         TFDSSource("mnist", "train", data_dir="/nowhere")
     command = str(error.value).partition('python -c "')[2].rstrip('"')
     compile(command, "advice", "exec")
@@ -102,7 +133,7 @@ def test_the_advised_command_is_python():
 def test_data_dir_from_the_environment(data_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     assert len(TFDSSource("tiny_captions", "train")) == 5
-    with pytest.raises(InputError, match="needs the module|not been downloaded"):
+    with pytest.raises(InputError, match="not been downloaded"):
         TFDSSource("mnist", "train", data_dir="/nowhere")
 
 
@@ -113,5 +144,7 @@ def test_other_file_format_is_named(data_dir, tmp_path):
     for file in info.iterdir():
         if file.suffix == ".json":
             (copy / file.name).write_text(file.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(InputError, match="expected the format array_record in .*; got tfrecord. Remove it there. Run:"):
+    with pytest.raises(
+        InputError, match=r"expected the format array_record in .*; got tfrecord. Remove it there and run:"
+    ):
         TFDSSource("tiny_captions", "train", data_dir=tmp_path)

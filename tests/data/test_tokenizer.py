@@ -51,7 +51,7 @@ def test_a_long_text_is_cut_and_has_no_end():
     tokenizer = train_tokenizer(TEXTS)
     assert tokenizer.encode("a cat runs", 5).tolist() == [1, 4, 8, 6, 2]
     assert tokenizer.encode("a cat runs", 4).tolist() == [1, 4, 8, 6]
-    with pytest.raises(ValueError, match="length must be at least 2 .* got 1"):
+    with pytest.raises(ValueError, match=r"length must be at least 2 .* got 1"):
         tokenizer.encode("a", 1)
 
 

@@ -1,4 +1,4 @@
-"""A data set of TensorFlow Datasets with seven pictures; run as `python tiny_captions.py FOLDER` to prepare it there."""
+"""A data set of TensorFlow Datasets with seven pictures; `python tiny_captions.py FOLDER` prepares it there."""
 
 import pathlib
 import sys

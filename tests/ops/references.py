@@ -8,23 +8,26 @@ def convolve(images, kernel, bias, pads, strides=(1, 1)):
     images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
     height = (images.shape[1] - kernel.shape[0]) // strides[0] + 1
     width = (images.shape[2] - kernel.shape[1]) // strides[1] + 1
-    rows = []
-    for top in range(height):
-        for left in range(width):
-            window = images[:, top * strides[0] :, left * strides[1] :][:, : kernel.shape[0], : kernel.shape[1]]
-            rows.append(jnp.tensordot(window, kernel, 3) + bias)
-    return jnp.stack(rows, 1).reshape(images.shape[0], height, width, -1)
+    total = jnp.broadcast_to(bias, (images.shape[0], height, width, kernel.shape[3]))
+    for top in range(kernel.shape[0]):
+        for left in range(kernel.shape[1]):
+            shifted = images[:, top :: strides[0], left :: strides[1]][:, :height, :width]
+            total += shifted @ kernel[top, left]
+    return total
 
 
 def pool(images, window, strides):
     height = (images.shape[1] - window[0]) // strides[0] + 1
     width = (images.shape[2] - window[1]) // strides[1] + 1
-    rows = []
-    for top in range(height):
-        for left in range(width):
-            patch = images[:, top * strides[0] :, left * strides[1] :][:, : window[0], : window[1]]
-            rows.append(patch.max((1, 2)))
-    return jnp.stack(rows, 1).reshape(images.shape[0], height, width, -1)
+    candidates = jnp.stack(
+        [
+            images[:, top :: strides[0], left :: strides[1]][:, :height, :width]
+            for top in range(window[0])
+            for left in range(window[1])
+        ]
+    )
+    first = jnp.argmax(candidates, axis=0, keepdims=True)
+    return jnp.take_along_axis(candidates, first, axis=0)[0]
 
 
 def attend(query, key, value, mask):
@@ -72,15 +75,12 @@ def elman_cell(state, inputs, input_kernel, recurrent_kernel, bias):
     return (jnp.tanh(inputs @ input_kernel + state[0] @ recurrent_kernel + bias),)
 
 
-def recur(cell, states, inputs, parameters, lengths, reverse):
-    """Runs every example alone over its real steps; returns outputs `[batch, length, features]` and final states."""
-    outputs, finals = [], []
-    for row, length in enumerate(lengths):
-        state = tuple(leaf[row : row + 1] for leaf in states)
-        row_outputs = [jnp.zeros_like(state[-1][0])] * inputs.shape[1]
-        for step in reversed(range(length)) if reverse else range(length):
-            state = cell(state, inputs[row : row + 1, step], *parameters)
-            row_outputs[step] = state[-1][0]
-        outputs.append(jnp.stack(row_outputs))
-        finals.append(state)
-    return jnp.stack(outputs), tuple(jnp.concatenate(leaves) for leaves in zip(*finals, strict=True))
+def recur(cell, state, inputs, parameters, mask, reverse):
+    """Returns outputs `[batch, length, features]` and the final state; a masked step does nothing and puts out zeros."""
+    outputs = [None] * inputs.shape[1]
+    for step in reversed(range(inputs.shape[1])) if reverse else range(inputs.shape[1]):
+        keep = mask[:, step, None]
+        moved = cell(state, inputs[:, step], *parameters)
+        outputs[step] = keep * moved[-1]
+        state = tuple(keep * new + ~keep * old for new, old in zip(moved, state, strict=True))
+    return jnp.stack(outputs, 1), state

@@ -1,6 +1,6 @@
 """Every implementation of every operation keeps the same contract."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,75 +13,66 @@ from tests.ops.cases import CASES
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def close(actual, expected, tolerance=2e-5):
+def close(actual, expected, tolerance=5e-5):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), actual, expected)
 
 
-def weighted_sum(outputs):
-    """A number whose derivative differs for every entry of every output."""
-    return sum(jnp.sum(leaf * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape))) for leaf in jax.tree.leaves(outputs))
+def with_gradients(function):
+    """Makes a function of the outputs and the gradients for all arguments, weighing every output's entry differently."""
+
+    def differentiate(*arguments):
+        outputs, pull_back = jax.vjp(function, *arguments)
+        return outputs, pull_back(jax.tree.map(cotangent, outputs))
+
+    def cotangent(leaf):
+        return jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape)).astype(jnp.bfloat16).astype(leaf.dtype)
+
+    return differentiate
 
 
-def gradients(function, arguments):
-    return jax.jit(jax.grad(lambda *given: weighted_sum(function(*given)), tuple(range(len(arguments)))))(*arguments)
-
-
-@every_case
-def test_values_equal_the_reference(case):
-    arguments = case.arguments()
-    close(case.call(*arguments), case.reference(*arguments))
-
-
-@every_case
-def test_gradients_equal_the_reference(case):
-    arguments = case.arguments()
-    close(gradients(case.call, arguments), gradients(case.reference, arguments), 5e-5)
+@cache
+def results(case):
+    return jax.jit(with_gradients(case.call))(*case.arguments())
 
 
 @every_case
-def test_jit_equals_eager(case):
-    arguments = case.arguments()
-    close(jax.jit(case.call)(*arguments), case.call(*arguments), 1e-6)
+def test_values_and_gradients_equal_the_reference(case):
+    close(results(case), jax.jit(with_gradients(case.reference))(*case.arguments()))
 
 
 @every_case
-def test_vmap_equals_a_loop_with_gradients(case):
-    arguments = case.arguments()
-    pairs = tuple(jnp.stack([argument, 0.5 * argument[::-1]]) for argument in arguments)
+def test_eager_equals_jit(case):
+    close(case.call(*case.arguments()), results(case)[0], 2e-6)
 
-    def call_and_differentiate(*given):
-        return case.call(*given), jax.grad(lambda *inner: weighted_sum(case.call(*inner)), len(given) - 1)(*given)
 
-    mapped = jax.jit(jax.vmap(call_and_differentiate))(*pairs)
-    for index in range(2):
-        alone = jax.jit(call_and_differentiate)(*(pair[index] for pair in pairs))
-        close(jax.tree.map(lambda leaf, index=index: leaf[index], mapped), alone)
+@every_case
+def test_vmap_equals_single_calls(case):
+    pairs = tuple(jnp.stack([argument, argument]) for argument in case.arguments())
+    scales = jnp.array([1.0, 0.5])
+    mapped = jax.jit(jax.vmap(with_gradients(lambda scale, *given: case.call(scale * given[0], *given[1:]))))(scales, *pairs)
+    close(jax.tree.map(lambda leaf: leaf[0], mapped[0]), results(case)[0])
+    close(jax.tree.map(lambda leaf: leaf[0], mapped[1][1:]), results(case)[1])
+    first, *rest = case.arguments()
+    close(jax.tree.map(lambda leaf: leaf[1], mapped[0]), case.call(0.5 * first, *rest))
 
 
 @every_case
 def test_bfloat16_stays_bfloat16_and_close(case):
     arguments = [argument.astype(jnp.bfloat16) for argument in case.arguments()]
-    precise = [argument.astype(jnp.float32) for argument in arguments]
-    values, derivatives = case.call(*arguments), gradients(case.call, arguments)
+    values, derivatives = jax.jit(with_gradients(case.call))(*arguments)
     assert jax.tree.leaves(values)[0].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in derivatives} == {jnp.dtype(jnp.bfloat16)}
-    for actual, expected in zip(
-        jax.tree.leaves((values, derivatives)),
-        jax.tree.leaves((case.call(*precise), gradients(case.call, precise))),
-        strict=True,
-    ):
-        scale = float(jnp.abs(expected).max())
-        assert float(jnp.abs(actual.astype(jnp.float32) - expected).max()) < 0.05 * scale
+    for actual, expected in zip(jax.tree.leaves((values, derivatives)), jax.tree.leaves(results(case)), strict=True):
+        error = jnp.abs(actual.astype(jnp.float32) - expected).max()
+        assert float(error) < 0.05 * float(jnp.abs(expected).max())
 
 
 @every_case
 def test_sharded_jit_equals_one_device(case):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    arguments = case.arguments()
-    placed = [
-        jax.device_put(argument, NamedSharding(mesh, PartitionSpec("data") if index < case.batched else PartitionSpec()))
-        for index, argument in enumerate(arguments)
-    ]
+    specs = [PartitionSpec("data") if index < case.batched else PartitionSpec() for index in range(len(case.shapes))]
+    placed = jax.device_put(case.arguments(), tuple(NamedSharding(mesh, spec) for spec in specs))
     assert len(placed[0].sharding.device_set) == 8
+    compiled = jax.jit(with_gradients(case.call))
     for _ in range(2):  # the second use meets the compiled program
-        close((jax.jit(case.call)(*placed), gradients(case.call, placed)), (case.call(*arguments), gradients(case.call, arguments)))
+        close(compiled(*placed), results(case))

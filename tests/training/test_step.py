@@ -117,29 +117,37 @@ def test_compiles_once() -> None:
     assert len(traces) == 1
 
 
-def test_random_keys_depend_on_step_and_micro_batch_not_on_the_devices() -> None:
-    optimizer = optax.sgd(0.1)
-    results = [
-        run(make_train_step(dropout_loss_fn, optimizer, mesh=make_mesh(devices)), make_state(optimizer), 2)[1]
-        for devices in (1, 8)
-    ]
-    assert results[0][0]["loss"] == pytest.approx(results[1][0]["loss"], rel=1e-5)
+@pytest.mark.parametrize(("strategy", "devices", "accumulate"), [("jit", 1, 1), ("jit", 2, 2), ("pmap", 2, 1)])
+def test_random_keys_depend_on_step_and_part(strategy: str, devices: int, accumulate: int) -> None:
+    """Step t draws from fold_in(key, t); micro-batches, and the devices of pmap, fold in their number too."""
 
     def draw(params: Any, model_state: Any, batch: Any, key: jax.Array) -> LossOutput:
         number = jax.random.uniform(key)
         return LossOutput(params * 0.0, jnp.float32(1), {"number": (number, jnp.float32(1))})
 
+    def expected(step: int) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(7), step)
+        has_parts = strategy == "pmap" or accumulate > 1
+        keys = [jax.random.fold_in(key, part) for part in range(2)] if has_parts else [key]
+        return jnp.mean(jnp.stack([jax.random.uniform(key) for key in keys]))
+
+    optimizer = optax.sgd(0.1)
     state = TrainState.create(params=jnp.float32(1), optimizer=optimizer, key=jax.random.key(7))
-    for accumulate in (1, 2):
-        step = make_train_step(draw, optimizer, mesh=make_mesh(1), accumulate=accumulate)
-        keys = [jax.random.fold_in(jax.random.key(7), index) for index in range(2)]
-        drawn = [row["number"] for row in run(step, state, 2)[1]]
-        parts = [[key] if accumulate == 1 else [jax.random.fold_in(key, part) for part in range(2)] for key in keys]
-        np.testing.assert_allclose(drawn, [np.mean([jax.random.uniform(key) for key in part]) for part in parts])
-    step = make_train_step(draw, optimizer, strategy="pmap", mesh=make_mesh(2))
-    parts = [[jax.random.fold_in(key, device) for device in range(2)] for key in keys]
+    step = make_train_step(draw, optimizer, strategy=strategy, mesh=make_mesh(devices), accumulate=accumulate)
     drawn = [row["number"] for row in run(step, state, 2)[1]]
-    np.testing.assert_allclose(drawn, [np.mean([jax.random.uniform(key) for key in part]) for part in parts])
+    np.testing.assert_allclose(drawn, jax.jit(lambda: [expected(0), expected(1)])(), rtol=1e-6)
+    assert drawn[0] != drawn[1]
+
+
+def test_dropout_does_not_depend_on_the_devices_of_jit() -> None:
+    optimizer = optax.sgd(0.1)
+    losses = [
+        run(make_train_step(dropout_loss_fn, optimizer, mesh=make_mesh(devices)), make_state(optimizer), 2)[1][1][
+            "loss"
+        ]
+        for devices in (1, 8)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["jit", "pmap"])
@@ -175,16 +183,17 @@ def test_micro_batches_stay_on_their_devices() -> None:
 
 
 def test_bfloat16_parameters_keep_their_dtype() -> None:
-    optimizer = optax.adam(0.01)
-    state = make_state(optimizer)
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params)
-    state = TrainState.create(params=params, optimizer=optimizer, key=state.key, ema_decay=0.9)
-    step = make_train_step(loss_fn, optimizer, mesh=make_mesh(1), accumulate=2, ema_decay=0.9)
-    after, rows = run(step, state, 2)
+    def half_fn(params: Any, model_state: Any, batch: Any, key: jax.Array) -> LossOutput:
+        return LossOutput(jnp.sum(params["kernel"] * batch["mask"]), jnp.float32(80))
+
+    optimizer = optax.adam(0.25)
+    params = {"kernel": jnp.ones((1, 5), jnp.bfloat16)}
+    state = TrainState.create(params=params, optimizer=optimizer, key=jax.random.key(0), ema_decay=0.5)
+    step = make_train_step(half_fn, optimizer, mesh=make_mesh(1), accumulate=2, ema_decay=0.5)
+    after, _ = run(step, state, 1)
     assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(after.ema_params))
-    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(after.eval_params))
-    assert np.isfinite(rows[1]["loss"])
+    assert after.ema_params["kernel"].dtype == jnp.float32 and after.eval_params["kernel"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(after.params["kernel"][0, :2], np.float32), [0.75, 0.75], rtol=1e-2)
 
 
 def test_batch_of_nothing_changes_nothing() -> None:

@@ -1,0 +1,52 @@
+"""A linear map."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from flax.typing import Dtype, Initializer
+from jaxtyping import Array, Float
+
+from fusionjax.ops import add_bias
+
+
+class Dense(nn.Module):
+    """Multiplies the last axis by a learned matrix and adds a bias: `flax.linen.Dense`, with the same parameters.
+
+    It differs in that the gradient of the bias is summed in float32 whatever the dtype, see `fusionjax.ops.add_bias`.
+
+    Attributes:
+        features: size of the output.
+        use_bias: add a bias.
+        dtype: dtype of the computation; None for the common one of inputs and parameters.
+        param_dtype: dtype of the parameters.
+        kernel_init: initializer of the kernel; the bias starts at zero.
+
+    Example:
+        >>> layer, inputs = Dense(features=4), jnp.ones((2, 5, 3))
+        >>> layer.apply(layer.init(jax.random.key(0), inputs), inputs).shape
+        (2, 5, 4)
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
+        """Maps `[..., inputs]` to `[..., features]`.
+
+        Args:
+            inputs: `[..., inputs]`.
+
+        Returns:
+            `[..., features]`.
+        """
+        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        outputs = inputs @ kernel
+        return outputs if bias is None else add_bias(outputs, bias)

@@ -1,0 +1,236 @@
+"""The tables of encoders, fusions, decoders and models: every row obeys the same contract, checked in test_contract.py.
+
+A new member is one more `Row` here. All inputs hold `BATCH` examples, one on each of the eight virtual devices; every
+other size is a prime of its own where the architecture lets it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fusionjax import encoders, fusion, models
+from fusionjax.encoders import Features
+
+BATCH, LENGTH, VOCABULARY, CELLS, CAPTIONS = 8, 7, 11, 6, 2
+Inputs = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One member of a table.
+
+    Attributes:
+        name: of the row.
+        build: `build(dtype)` makes the module.
+        inputs: the keyword arguments of its `__call__`.
+        shapes: of the outputs that `read` names.
+        hide: the same inputs with other content wherever a mask says that it does not count; None without masks.
+        pad: the same inputs with more padding; None where the length is part of the architecture.
+        trim: the outputs of padded inputs cut to the length of the others.
+    """
+
+    name: str
+    build: Callable[[Any], nn.Module]
+    inputs: Inputs
+    shapes: dict[str, tuple[int, ...]]
+    hide: Callable[[Inputs], Inputs] | None = None
+    pad: Callable[[Inputs], Inputs] | None = None
+    trim: Callable[[dict[str, Any]], dict[str, Any]] = dict
+
+
+def read(output: Any) -> dict[str, Any]:
+    """The arrays of an output that the contract compares."""
+    names = ("tokens", "pooled", "logits", "attention")
+    return {name: getattr(output, name) for name in names if getattr(output, name, None) is not None}
+
+
+def _normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# 19 x 17 pixels become 3 x 2 cells: two stages of a 3x3 convolution without padding and a pooling.
+IMAGES = np.random.default_rng(0).uniform(size=(BATCH, 19, 17, 3)).astype(np.float32)
+IMAGE_MASK = np.ones((BATCH, CELLS), bool)
+IMAGE_MASK[1::2, 4:] = False
+# One text fills its row, one is empty.
+LENGTHS = np.array([7, 1, 3, 0, 5, 2, 6, 4])
+TEXT_MASK = np.arange(LENGTH) < LENGTHS[:, None]
+TOKENS = np.where(TEXT_MASK, np.random.default_rng(1).integers(1, VOCABULARY, (BATCH, LENGTH)), 0)
+WORDS = np.random.default_rng(2).integers(1, VOCABULARY, (BATCH * CAPTIONS, 5))
+IMAGE = Features(_normal(3, BATCH, CELLS, 5), IMAGE_MASK, _normal(4, BATCH, 5), (3, 2))
+TEXT = Features(_normal(5, BATCH, LENGTH, 3), TEXT_MASK, _normal(6, BATCH, 13), (LENGTH,))
+
+
+def _hide_pixels(inputs: Inputs) -> Inputs:
+    """The pixels that only the masked last row of cells sees."""
+    images = inputs["images"].copy()
+    images[1::2, 14:] = 0.5
+    return {**inputs, "images": images}
+
+
+def _hide_tokens(tokens: np.ndarray) -> np.ndarray:
+    return np.where(TEXT_MASK, tokens, VOCABULARY + 99)
+
+
+def _pad_text(tokens: np.ndarray) -> np.ndarray:
+    return np.pad(tokens, ((0, 0), (0, 4)))
+
+
+def _hide_features(features: Features) -> Features:
+    return dataclasses.replace(features, tokens=np.where(features.mask[..., None], features.tokens, np.nan))
+
+
+def _pad_features(features: Features) -> Features:
+    tokens = np.pad(features.tokens, ((0, 0), (0, 4), (0, 0)), constant_values=9)
+    return Features(tokens, np.pad(features.mask, ((0, 0), (0, 4))), features.pooled, (tokens.shape[1],))
+
+
+def _trim_tokens(outputs: dict[str, Any]) -> dict[str, Any]:
+    return {**outputs, "tokens": outputs["tokens"][:, :LENGTH]}
+
+
+def _trim_flat(outputs: dict[str, Any]) -> dict[str, Any]:
+    return {**_trim_tokens(outputs), "pooled": outputs["pooled"][:, : LENGTH * 6]}
+
+
+def _simple_cnn(dtype: Any = None, **options: Any) -> nn.Module:
+    return encoders.SimpleCNN(features=(5, 7), dtype=dtype, **options)
+
+
+def _rnn(dtype: Any = None, **options: Any) -> nn.Module:
+    return encoders.RNNEncoder(vocab_size=VOCABULARY, dtype=dtype, **options)
+
+
+ENCODERS = [
+    Row(
+        "SimpleCNN",
+        _simple_cnn,
+        {"images": IMAGES, "mask": IMAGE_MASK},
+        {"tokens": (BATCH, CELLS, 7), "pooled": (BATCH, CELLS * 7)},
+        hide=_hide_pixels,
+    ),
+    Row(
+        "SimpleCNN-attention",
+        lambda dtype: _simple_cnn(dtype, normalization="batch", pooling="attention", hidden_features=(11,)),
+        {"images": IMAGES, "mask": IMAGE_MASK},
+        {"tokens": (BATCH, CELLS, 7), "pooled": (BATCH, 11)},
+        hide=_hide_pixels,
+    ),
+    Row(
+        "RNNEncoder",
+        lambda dtype: _rnn(dtype, features=6, self_attention=True, num_heads=2),
+        {"tokens": TOKENS, "mask": TEXT_MASK},
+        {"tokens": (BATCH, LENGTH, 6), "pooled": (BATCH, LENGTH * 6)},
+        hide=lambda inputs: {**inputs, "tokens": _hide_tokens(inputs["tokens"])},
+        pad=lambda inputs: {"tokens": _pad_text(inputs["tokens"])},
+        trim=_trim_flat,
+    ),
+    Row(
+        "RNNEncoder-both-ways",
+        lambda dtype: _rnn(dtype, features=5, cell="gru", bidirectional=True, pooling="mean"),
+        {"tokens": TOKENS, "mask": TEXT_MASK},
+        {"tokens": (BATCH, LENGTH, 10), "pooled": (BATCH, 10)},
+        hide=lambda inputs: {**inputs, "tokens": _hide_tokens(inputs["tokens"])},
+        pad=lambda inputs: {"tokens": _pad_text(inputs["tokens"])},
+        trim=_trim_tokens,
+    ),
+]
+
+_MODALITIES = {"features": {"image": IMAGE, "text": TEXT}}
+
+FUSIONS = [
+    Row(
+        "Concat",
+        lambda dtype: fusion.Concat(),
+        _MODALITIES,
+        {"tokens": (BATCH, 1, 18), "pooled": (BATCH, 18)},
+        hide=lambda inputs: {"features": {name: _hide_features(one) for name, one in inputs["features"].items()}},
+        pad=lambda inputs: {"features": {**inputs["features"], "text": _pad_features(TEXT)}},
+    ),
+    Row(
+        "CrossAttention",
+        lambda dtype: fusion.CrossAttention(features=6, num_heads=2, pooling="last", dtype=dtype),
+        _MODALITIES,
+        {"tokens": (BATCH, LENGTH, 6), "pooled": (BATCH, 6)},
+        hide=lambda inputs: {"features": {name: _hide_features(one) for name, one in inputs["features"].items()}},
+        pad=lambda inputs: {"features": {**inputs["features"], "text": _pad_features(TEXT)}},
+        trim=_trim_tokens,
+    ),
+]
+
+
+def _attention_lstm(dtype: Any) -> nn.Module:
+    return models.AttentionLSTMDecoder(
+        VOCABULARY, features=5, embedding_features=7, attention_features=3, dtype=dtype
+    )
+
+
+def _decoder_row(name: str, build: Callable[[Any], nn.Module], *, looks: bool) -> Row:
+    rows, length = WORDS.shape
+    attention = {"attention": (rows, length, CELLS)} if looks else {}
+    return Row(
+        name,
+        build,
+        {"features": IMAGE, "tokens": WORDS},
+        {"logits": (rows, length, VOCABULARY), **attention},
+        hide=lambda inputs: {**inputs, "features": _hide_features(inputs["features"])},
+        pad=lambda inputs: {**inputs, "tokens": np.pad(inputs["tokens"], ((0, 0), (0, 4)))},
+        trim=lambda outputs: {name: value[:, :length] for name, value in outputs.items()},
+    )
+
+
+DECODERS = [
+    _decoder_row(
+        "LSTMDecoder",
+        lambda dtype: models.LSTMDecoder(VOCABULARY, features=5, embedding_features=7, dtype=dtype),
+        looks=False,
+    ),
+    _decoder_row("AttentionLSTMDecoder", _attention_lstm, looks=True),
+    _decoder_row(
+        "TransformerDecoder",
+        lambda dtype: models.TransformerDecoder(VOCABULARY, 6, num_layers=2, num_heads=2, max_length=13, dtype=dtype),
+        looks=True,
+    ),
+]
+
+
+def _classifier(dtype: Any) -> nn.Module:
+    return models.FusionClassifier(
+        encoders={
+            "image": _simple_cnn(dtype),
+            "text": _rnn(dtype, features=6, cell="elman", num_layers=2, pooling="last"),
+        },
+        fusion=fusion.Concat(),
+        num_classes=3,
+        hidden_features=(13,),
+        dtype=dtype,
+    )
+
+
+MODELS = [
+    Row(
+        "FusionClassifier",
+        _classifier,
+        {"batch": {"image": IMAGES, "text": TOKENS}, "masks": {"text": TEXT_MASK}},
+        {"logits": (BATCH, 3)},
+        hide=lambda inputs: {**inputs, "batch": {**inputs["batch"], "text": _hide_tokens(TOKENS)}},
+        pad=lambda inputs: {"batch": {**inputs["batch"], "text": _pad_text(TOKENS)}},
+    ),
+    Row(
+        "Captioner",
+        lambda dtype: models.Captioner(_simple_cnn(dtype, pooling="mean"), _attention_lstm(dtype)),
+        {"batch": {"image": IMAGES, "text": WORDS.reshape(BATCH, CAPTIONS, -1)}},
+        {"logits": (BATCH, CAPTIONS, 4, VOCABULARY), "attention": (BATCH, CAPTIONS, 4, CELLS)},
+        pad=lambda inputs: {
+            "batch": {**inputs["batch"], "text": np.pad(inputs["batch"]["text"], ((0, 0), (0, 0), (0, 4)))}
+        },
+        trim=lambda outputs: {name: value[:, :, :4] for name, value in outputs.items()},
+    ),
+]
+
+ROWS = [*ENCODERS, *FUSIONS, *DECODERS, *MODELS]

@@ -1,0 +1,180 @@
+"""What every encoder, fusion, decoder and model keeps to, whatever it computes."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fusionjax import encoders, fusion, models
+from fusionjax.parallel import make_mesh
+from tests.contracts.table import BATCH, ROWS, Row, read
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A row with its parameters, none of them zero, and what it computes under `jit`."""
+
+    row: Row
+    module: nn.Module
+    variables: Any
+    outputs: dict[str, Any]
+
+    def compute(self, variables: Any, inputs: Any) -> dict[str, Any]:
+        return read(self.module.apply(variables, **inputs))
+
+
+@pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    row = request.param
+    module = row.build(None)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), **row.inputs)
+    generator = np.random.default_rng(0)
+    variables = jax.tree_util.tree_map_with_path(functools.partial(_draw, generator), shapes)
+    outputs = jax.jit(lambda variables, inputs: read(module.apply(variables, **inputs)))(variables, row.inputs)
+    return Case(row, module, variables, outputs)
+
+
+def _draw(generator: np.random.Generator, path: Any, leaf: Any) -> jax.Array:
+    """Parameters of a usual size, drawn by NumPy since compiling initializers takes long; variances are positive."""
+    if path[-1].key in ("var", "scale"):
+        return jnp.asarray(generator.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
+    size = leaf.shape[-2] ** -0.5 if len(leaf.shape) > 1 else 0.2
+    return jnp.asarray(generator.normal(0, size, leaf.shape), leaf.dtype)
+
+
+def _signs(leaf: Any) -> np.ndarray:
+    """Ones of random sign, the same for the same shape."""
+    return np.random.default_rng(leaf.size).choice(np.float32([-1, 1]), leaf.shape)
+
+
+def _assert_equal(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
+    assert found.keys() == expected.keys() and expected
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_every_public_member_is_in_the_table() -> None:
+    """A new encoder, fusion or model without a row fails here."""
+    helpers = {encoders.TokenPooling}
+    public = {getattr(package, name) for package in (encoders, fusion, models) for name in package.__all__}
+    modules = {one for one in public if isinstance(one, type) and issubclass(one, nn.Module)}
+    assert modules - helpers == {type(row.build(None)) for row in ROWS}
+
+
+def test_shapes_and_dtypes(case: Case) -> None:
+    assert {name: value.shape for name, value in case.outputs.items()} == case.row.shapes
+    assert all(value.dtype == jnp.float32 and bool(jnp.isfinite(value).all()) for value in case.outputs.values())
+    for name, value in case.outputs.items():
+        assert float(jnp.std(value)) > 1e-3, f"{name} is constant"
+
+
+def test_content_under_a_mask_changes_nothing(case: Case) -> None:
+    if case.row.hide is None:
+        pytest.skip("it takes no mask")
+    hidden = case.row.hide(case.row.inputs)
+    before, after = jax.tree.leaves(case.row.inputs), jax.tree.leaves(hidden)
+    assert any(not np.array_equal(*pair) for pair in zip(before, after, strict=True))
+    _assert_equal(jax.jit(case.compute)(case.variables, hidden), case.outputs, tolerance=1e-6)
+
+
+def test_longer_padding_changes_nothing(case: Case) -> None:
+    if case.row.pad is None:
+        pytest.skip("the length is part of the architecture")
+    padded = jax.jit(case.compute)(case.variables, case.row.pad(case.row.inputs))
+    _assert_equal(case.row.trim(padded), case.outputs)
+
+
+def test_eager_equals_jit(case: Case) -> None:
+    _assert_equal(case.compute(case.variables, jax.tree.map(jnp.asarray, case.row.inputs)), case.outputs)
+
+
+def test_gradients_equal_finite_differences(case: Case) -> None:
+    """Along one direction of random signs for every parameter and every floating input."""
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, (case.variables, case.row.inputs)))
+    places = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    weights = {name: _weights(value) for name, value in case.outputs.items()}
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def function(floating: list[Any]) -> tuple[jax.Array, Any]:
+        filled = list(leaves)
+        for place, leaf in zip(places, floating, strict=True):
+            filled[place] = leaf
+        outputs = case.compute(*jax.tree.unflatten(structure, filled))
+        return sum(jnp.sum(outputs[name] * weights[name]) for name in outputs), outputs
+
+    start, step = [leaves[place] for place in places], 1e-3
+    for place, gradient in enumerate(function(start)[0]):
+        assert bool(jnp.isfinite(gradient).all())
+        signs, ends = _signs(gradient), []
+        for side in (step, -step):
+            moved = function([leaf + side * signs if at == place else leaf for at, leaf in enumerate(start)])[1]
+            # Summed in float64, since the difference is small.
+            ends.append(sum(np.sum(np.float64(moved[name]) * weights[name]) for name in weights))
+        slope, expected = (ends[0] - ends[1]) / (2 * step), float(jnp.sum(gradient * signs))
+        size = float(jnp.linalg.norm(gradient.ravel()))
+        assert abs(slope - expected) <= 0.02 * size + 2e-3, f"argument {place} of shape {gradient.shape}"
+
+
+def _weights(value: Any) -> np.ndarray:
+    return np.random.default_rng(7).normal(size=value.shape).astype(np.float32)
+
+
+def test_bfloat16_computes_in_bfloat16(case: Case) -> None:
+    module = case.row.build(jnp.bfloat16)
+    inputs = case.row.inputs
+    shapes = jax.eval_shape(module.init, jax.random.key(0), **inputs)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+    if not jax.tree.leaves(shapes):
+        inputs = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == np.float32 else leaf, inputs)
+    outputs = jax.jit(lambda variables, inputs: read(module.apply(variables, **inputs)))(case.variables, inputs)
+    for name, expected in case.outputs.items():
+        assert outputs[name].dtype == (jnp.float32 if name == "attention" else jnp.bfloat16)
+        error = jnp.abs(outputs[name].astype(jnp.float32) - expected).max() / jnp.abs(expected).max()
+        assert float(error) < 0.05, name
+
+
+def test_vmap_equals_one_by_one(case: Case) -> None:
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, jnp.roll(leaf, leaf.shape[0] // BATCH, axis=0)]), case.row.inputs)
+    outputs = jax.jit(jax.vmap(case.compute, in_axes=(None, 0)))(case.variables, stacked)
+    _assert_equal({name: value[0] for name, value in outputs.items()}, case.outputs)
+    rolled = {name: np.roll(value, value.shape[0] // BATCH, axis=0) for name, value in case.outputs.items()}
+    _assert_equal({name: value[1] for name, value in outputs.items()}, rolled)
+
+
+def test_sharded_over_eight_devices_equals_one(case: Case) -> None:
+    mesh = make_mesh(8)
+    inputs = jax.device_put(case.row.inputs, NamedSharding(mesh, PartitionSpec("data")))
+    variables = jax.device_put(case.variables, NamedSharding(mesh, PartitionSpec()))
+    _assert_equal(jax.jit(case.compute)(variables, inputs), case.outputs)
+
+
+def test_works_inside_nnx(case: Case) -> None:
+    inputs = jax.tree.map(jnp.asarray, case.row.inputs)
+    # Only the shapes of the initialisation, since compiling initializers takes long; examples/nnx_encoder.py does it all.
+    wrapped = nnx.eval_shape(lambda: nnx.bridge.ToNNX(case.module, rngs=nnx.Rngs(0)).lazy_init(**inputs))
+    parameters = nnx.to_pure_dict(nnx.state(wrapped, nnx.Param))
+    assert jax.tree.map(jnp.shape, parameters) == jax.tree.map(jnp.shape, case.variables.get("params", {}))
+    nnx.update(wrapped, _as_state(wrapped, case.variables))
+    _assert_equal(read(wrapped(**inputs)), case.outputs)
+
+
+def _as_state(wrapped: Any, variables: Any) -> Any:
+    """The state of an NNX module with the values of Linen variables, whose collections it joins."""
+    state = nnx.state(wrapped)
+    values = functools.reduce(_merge, variables.values(), {})
+    nnx.replace_by_pure_dict(state, _merge(nnx.to_pure_dict(state), values))
+    return state
+
+
+def _merge(one: Any, other: Any) -> Any:
+    if not isinstance(other, dict):
+        return other
+    return {**one, **{name: _merge(one.get(name, {}), value) for name, value in other.items()}}
