@@ -1,7 +1,7 @@
 """The commands: each parses its words, calls a recipe and gives a result to show."""
 
 import dataclasses
-import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fusionjax import recipes
 from fusionjax._extras import require
 from fusionjax.cli.bench import BenchOptions, bench_forward
+from fusionjax.cli.parsing import parse, source_of
 from fusionjax.errors import InputError
 from fusionjax.recipes.config import DataConfig, DecodingConfig
 from fusionjax.recipes.run import open_run
@@ -55,7 +56,7 @@ class EvaluationData:
         source = self.source
         if source is None and self.path is not None and config.source == "scenes":
             source = "flickr"
-        changes = {"source": source, "path": self.path, "name": self.name}
+        changes: dict[str, Any] = {"source": source, "path": self.path, "name": self.name}
         return dataclasses.replace(config, **{name: value for name, value in changes.items() if value is not None})
 
 
@@ -97,7 +98,7 @@ class EvaluateOptions:
         decoding: how captions are written.
     """
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     data: EvaluationData = EvaluationData()
     decoding: DecodingChanges = DecodingChanges()
 
@@ -112,8 +113,8 @@ class CaptionOptions:
         decoding: how captions are written.
     """
 
-    run: Annotated[str, tyro.conf.Positional]
-    photographs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    photographs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO [PHOTO ...]")]
     decoding: DecodingChanges = DecodingChanges()
 
 
@@ -135,11 +136,10 @@ def train(words: Sequence[str]) -> Result:
     if name not in RECIPES:
         raise InputError(f"train needs a recipe, {' or '.join(sorted(RECIPES))}; got {name!r}. See fusionjax --help.")
     recipe, rest = RECIPES[name], list(words[1:])
-    config = _parse(recipe.Config, f"fusionjax train {name}", rest, default=recipe.preset(_source(rest)))
-    _log_to_stderr()
+    config = parse(recipe.Config, f"fusionjax train {name}", rest, default=recipe.preset(source_of(rest)))
     metrics = recipe.train(config)
     if metrics is None:
-        again = " ".join(["fusionjax", "train", *words])
+        again = shlex.join(["fusionjax", "train", *words])
         print(f"stopped; a checkpoint is saved. To go on: {again}", file=sys.stderr)
         return Result({"interrupted": True, "output": config.output}, "", interrupted=True)
     return Result(metrics, f"{_table(metrics)}\n\nreport: {config.output}/report.html")
@@ -157,11 +157,12 @@ def evaluate(words: Sequence[str]) -> Result:
     Raises:
         InputError: the run or the data cannot be used.
     """
-    options = _parse(EvaluateOptions, "fusionjax evaluate", words)
-    _log_to_stderr()
+    options = parse(EvaluateOptions, "fusionjax evaluate", words)
     recipe = RECIPES.get(open_run(options.run).recipe)
     if recipe is None:
-        raise InputError(f"{options.run} is a run of no recipe of this version; there are {', '.join(RECIPES)}. Train one.")
+        raise InputError(
+            f"{options.run} is a run of no recipe of this version; there are {', '.join(RECIPES)}. Train one."
+        )
 
     def change(config: Any) -> Any:
         changed = dataclasses.replace(config, data=options.data.apply(config.data))
@@ -185,8 +186,7 @@ def caption(words: Sequence[str]) -> Result:
     Raises:
         InputError: the run or a photograph cannot be used.
     """
-    options = _parse(CaptionOptions, "fusionjax caption", words)
-    _log_to_stderr()
+    options = parse(CaptionOptions, "fusionjax caption", words)
     if not options.photographs:
         raise InputError("caption needs at least one photograph after the run; got none. Name image files.")
     written = recipes.captioning.caption(options.run, options.photographs, options.decoding.apply)
@@ -213,42 +213,15 @@ def bench(words: Sequence[str]) -> Result:
         raise InputError(f"bench needs a workload, forward; got {words[0] if words else ''!r}. See fusionjax --help.")
     if words[0] != "forward":
         return Result(["forward"], "usage: fusionjax bench WORKLOAD ...\nWORKLOAD is forward")
-    options = _parse(BenchOptions, "fusionjax bench forward", words[1:])
+    options = parse(BenchOptions, "fusionjax bench forward", words[1:])
     record = bench_forward(options)
     text = (
         f"{record['workload']}: {record['median_ms']:.1f} ms a batch of {options.batch_size} (spread "
         f"{record['spread_ms']:.1f} ms), {record['examples_per_second']:.1f} examples per second, "
-        f"{record['achieved_tflops']:.3f} TFLOP/s, compiled in {record['compile_ms'] / 1000:.1f} s on {record['device']}"
+        f"{record['achieved_tflops']:.3f} TFLOP/s = {record['share_of_measured_peak']:.0%} of the measured peak, "
+        f"compiled in {record['compile_ms'] / 1000:.1f} s on {record['device']}"
     )
     return Result([record], text)
-
-
-def _parse(kind: Any, prog: str, words: Sequence[str], **kwargs: Any) -> Any:
-    """Parses words into a config dataclass; what tyro refuses ends with its message and exit code 2."""
-    if not {"--help", "-h"} & set(words):
-        return tyro.cli(kind, prog=prog, args=list(words), **kwargs)
-    more = "Every command also takes --json (one JSON value on standard output) and --traceback (of an error)."
-    summary = (kind.__doc__ or "").partition("\n")[0]
-    return tyro.cli(kind, prog=prog, args=list(words), description=f"{summary} {more}", **kwargs)
-
-
-def _source(words: Sequence[str]) -> str:
-    """Finds the source among the words of `train`, because the defaults of the other settings depend on it."""
-    for place, word in enumerate(words):
-        name, separator, value = word.partition("=")
-        if name == "--data.source":
-            return value if separator else next(iter(words[place + 1 :]), "")
-    return "scenes"
-
-
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("fusionjax")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
-    logger.setLevel(logging.INFO)
 
 
 def _table(metrics: dict[str, float]) -> str:

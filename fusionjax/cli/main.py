@@ -1,10 +1,14 @@
 """The command line: finds the command, and turns errors into one line and an exit code."""
 
 import json
+import logging
+import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fusionjax._version import __version__
@@ -55,24 +59,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _Output(as_json=flags["--json"]) as output:
+    with _Output(as_json=flags["--json"]) as output, _messages_on_stderr():
         try:
-            command = _commands().get(words[0])
-            if command is None:
-                raise InputError(f"the command must be train, evaluate, caption or bench; got {words[0]!r}. See --help.")
-            result = command(words[1:])
-            output.result(result)
-            return 130 if getattr(result, "interrupted", False) else 0
+            return _run(words, output)
         except SystemExit as stop:
-            return int(stop.code or 0) if not isinstance(stop.code, str) else 2
+            return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
         except KeyboardInterrupt:
-            print("stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+            then = " The same command goes on from the last checkpoint." if words[0] == "train" else ""
+            print(f"stopped.{then}", file=sys.stderr)
             return 130
-        except (InputError, ImportError) as error:
+        except (InputError, ImportError, OSError) as error:
             if flags["--traceback"]:
                 traceback.print_exc()
-            print(f"fusionjax: {error}", file=sys.stderr)
+            advice = " Check the path, its permissions and the free space." if isinstance(error, OSError) else ""
+            print(f"fusionjax: {error}{advice}", file=sys.stderr)
             return 2
+
+
+def _run(words: Sequence[str], output: "_Output") -> int:
+    command = _commands().get(words[0])
+    if command is None:
+        names = ", ".join(_commands())
+        raise InputError(f"the command must be one of {names}; got {words[0]!r}. See fusionjax --help.")
+    result = command(words[1:])
+    output.result(result)
+    return 130 if result.interrupted else 0
+
+
+@contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Shows the library's messages on standard error, and not what Pillow has to say of odd metadata."""
+    logger = logging.getLogger("fusionjax")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 class _Output:
@@ -94,7 +125,7 @@ class _Output:
             print(result.text)
             return
         with os.fdopen(os.dup(self._real), "w", encoding="utf-8") as stream:
-            json.dump(result.value, stream, indent=1)
+            json.dump(_plain(result.value), stream, indent=1)
             stream.write("\n")
 
     def __exit__(self, *_: object) -> None:
@@ -102,3 +133,12 @@ class _Output:
             sys.stdout.flush()
             os.dup2(self._real, 1)
             os.close(self._real)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no word for a number that is not finite; null stands for it."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -81,7 +81,7 @@ class RNNEncoder(nn.Module):
                 f"text tokens must be integers; got {tokens.dtype}. Encode the text with a tokenizer first."
             )
         check_mask(mask, tokens.shape, "text")
-        mask = tokens != 0 if mask is None else mask
+        mask = jnp.asarray(tokens != 0 if mask is None else mask)
         kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         drop = nn.Dropout(self.dropout_rate, deterministic=deterministic)
         embed = nn.Embed(self.vocab_size, self.embedding_features or self.features, name="embedding", **kwargs)

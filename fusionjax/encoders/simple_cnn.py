@@ -33,6 +33,7 @@ def as_unit_images(images: jax.Array, dtype: Dtype | None = None) -> jax.Array:
         >>> as_unit_images(jnp.array([[[[0], [255]]]], jnp.uint8)).tolist()
         [[[[0.0], [1.0]]]]
     """
+    images = jnp.asarray(images)
     if images.ndim != 4:
         raise ValueError(
             f"images must have shape [batch, height, width, channels]; got {images.shape}. "
@@ -61,6 +62,8 @@ class SimpleCNN(nn.Module):
         normalization: None, `"group"` (groups of 16 features) or `"batch"` (needs the collection `batch_stats`).
         pooling: of the grid to one vector, as in `TokenPooling`.
         hidden_features: of fully connected layers with ReLU after the pooling.
+        use_positions: adds a learned vector to each cell, so that attention over cells can tell where they are; fixes the
+            size of the images.
         dropout_rate: on the tokens and on the fully connected layers.
         mean: subtracted from the images in [0, 1].
         std: divided by, after that.
@@ -89,6 +92,7 @@ class SimpleCNN(nn.Module):
     normalization: Literal["group", "batch"] | None = None
     pooling: PoolingKind = "flatten"
     hidden_features: Sequence[int] = ()
+    use_positions: bool = False
     dropout_rate: float = 0.0
     mean: float = 0.0
     std: float = 1.0
@@ -115,6 +119,9 @@ class SimpleCNN(nn.Module):
         batch, rows, columns, features = grid.shape
         tokens = grid.reshape(batch, rows * columns, features)
         check_mask(mask, tokens.shape[:2], "image")
+        if self.use_positions:
+            init = nn.initializers.normal(0.1)
+            tokens = tokens + self.param("positions", init, tokens.shape[1:], self.param_dtype).astype(tokens.dtype)
         tokens = nn.Dropout(self.dropout_rate, name="dropout")(tokens, deterministic=deterministic)
         tokens = tokens if mask is None else jnp.where(mask[..., None], tokens, 0)
         pooled = TokenPooling(self.pooling, dtype=self.dtype, param_dtype=self.param_dtype, name="pool")(tokens, mask)

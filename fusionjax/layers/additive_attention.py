@@ -40,7 +40,9 @@ class AdditiveAttention(nn.Module):
         settings = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.query = Dense(self.features, use_bias=False, **settings)
         self.memory = Dense(self.features, **settings)
-        self.energy = self.param("energy", nn.initializers.normal(self.features**-0.5), (self.features,), self.param_dtype)
+        self.energy = self.param(
+            "energy", nn.initializers.normal(self.features**-0.5), (self.features,), self.param_dtype
+        )
 
     def __call__(
         self,

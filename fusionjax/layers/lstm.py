@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, Initializer, Shape
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from fusionjax.layers.initializers import input_kernel_init, per_gate, recurrent_kernel_init
@@ -59,10 +60,8 @@ class LSTM(nn.Module):
         Returns:
             A `RecurrentOutput` whose final state is an `LSTMState`.
         """
-        inputs, *parameters = promote_dtype(inputs, *self.parameters(inputs.shape[-1]), dtype=self.dtype)
-        return lstm(
-            inputs, *parameters, initial_state=initial_state, mask=mask, reverse=reverse, time_major=time_major
-        )
+        inputs, *parameters = promote_dtype(inputs, *self._parameters(inputs.shape[-1]), dtype=self.dtype)
+        return lstm(inputs, *parameters, initial_state=initial_state, mask=mask, reverse=reverse, time_major=time_major)
 
     def step(self, inputs: Float[Array, "batch inputs"], state: LSTMState) -> LSTMState:
         """Advances by one step, with the same parameters.
@@ -74,7 +73,7 @@ class LSTM(nn.Module):
         Returns:
             The state after; its `hidden` is the output.
         """
-        inputs, *parameters = promote_dtype(inputs, *self.parameters(inputs.shape[-1]), dtype=self.dtype)
+        inputs, *parameters = promote_dtype(inputs, *self._parameters(inputs.shape[-1]), dtype=self.dtype)
         state = jax.tree.map(lambda leaf: leaf.astype(inputs.dtype), state)
         return lstm_step(state, inputs, *parameters)
 
@@ -85,8 +84,7 @@ class LSTM(nn.Module):
         return LSTMState(zeros, zeros)
 
     @nn.compact
-    def parameters(self, inputs: int) -> tuple[Array, Array, Array]:
-        """Returns input kernel `[inputs, 4 * features]`, recurrent kernel and bias, gates i, f, g, o."""
+    def _parameters(self, inputs: int) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
 
         def initialize_bias(key: Array, shape: Shape, dtype: Dtype) -> Array:
             del key

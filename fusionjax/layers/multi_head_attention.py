@@ -103,7 +103,7 @@ class MultiHeadAttention(nn.Module):
     def __call__(
         self,
         queries: Float[Array, "batch queries query_features"],
-        keys_values: Float[Array, "batch keys key_features"] | None = None,
+        keys_values: Float[Array, "memory_batch keys key_features"] | None = None,
         *,
         mask: Bool[Array, "..."] | None = None,
         is_causal: bool = False,

@@ -49,8 +49,8 @@ def policy_gradient(
 def leave_one_out(rewards: Float[Array, "examples samples"]) -> Float[Array, "examples samples"]:
     """Subtracts from each reward the mean reward of the same example's other samples.
 
-    The mean of the others does not depend on the sample itself, so the gradient stays unbiased, and it needs no model of
-    its own and no further decoding.
+    The mean of the others does not depend on the sample itself, so the gradient stays unbiased, and it needs no model
+    of its own and no further decoding.
 
     Args:
         rewards: of several samples of each example; at least two.

@@ -64,7 +64,7 @@ class Captioner(nn.Module):
         batch: Mapping[str, jax.Array],
         *,
         deterministic: bool = True,
-        encoder_deterministic: bool | None = None,
+        freeze_encoder: bool = False,
     ) -> CaptionerOutput:
         """Scores given captions (teacher forcing).
 
@@ -72,8 +72,7 @@ class Captioner(nn.Module):
             batch: `"image"` `[batch, height, width, channels]` and `"text"`, tokens `[batch, length]` or
                 `[batch, captions, length]` that begin with the start token; 0 = padding.
             deterministic: switches dropout off.
-            encoder_deterministic: the same for the encoder alone, and its batch statistics to the stored ones; None
-                takes `deterministic`.
+            freeze_encoder: the encoder takes part as it is: no dropout, stored batch statistics, no gradient.
 
         Returns:
             The logits of every next token, and where each looked.
@@ -91,8 +90,9 @@ class Captioner(nn.Module):
             )
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise TypeError(f"captions must be integers; got {tokens.dtype}. Encode them with a tokenizer first.")
-        frozen = deterministic if encoder_deterministic is None else encoder_deterministic
-        features = self.encoder(batch["image"], deterministic=frozen)
+        features = self.encoder(batch["image"], deterministic=deterministic or freeze_encoder)
+        if freeze_encoder:
+            features = jax.lax.stop_gradient(features)
         # [batch * captions, length - 1]
         inputs = tokens[..., :-1].reshape(-1, tokens.shape[-1] - 1)
         output = self.decoder(features, inputs, deterministic=deterministic)

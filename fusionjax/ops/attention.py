@@ -110,9 +110,7 @@ def masked_softmax(logits: Float[Array, "..."], mask: Bool[Array, "..."] | None)
     return jnp.where(mask, weights, 0)
 
 
-def _attend_fused(
-    query: Array, key: Array, value: Array, mask: Array | None, scale: float, is_causal: bool
-) -> Array:
+def _attend_fused(query: Array, key: Array, value: Array, mask: Array | None, scale: float, is_causal: bool) -> Array:
     if mask is not None:
         mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
     values = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale, is_causal=is_causal)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -64,9 +65,7 @@ def conv2d(
     if chosen == "taps":
         outputs = conv2d_taps(images, kernel, pads)
     else:
-        outputs = lax.conv_general_dilated(
-            images, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        outputs = lax.conv_general_dilated(images, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return outputs if bias is None else add_bias(outputs, bias.astype(dtype))
 
 
@@ -92,14 +91,16 @@ def _resolve_padding(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     if padding in ("SAME", "VALID"):
         vertical, horizontal = lax.padtype_to_pads(image_size, kernel_size, strides, padding)
-    elif not isinstance(padding, str) and len(padding) == 2 and all(len(pair) == 2 for pair in padding):
+    elif not isinstance(padding, str) and np.shape(padding) == (2, 2):
         vertical, horizontal = padding
     else:
         raise ValueError(
             f'padding must be "SAME", "VALID" or ((top, bottom), (left, right)); got {padding!r}. '
             "Give two pairs of numbers to pad each side."
         )
-    for name, size, kernel, pair in zip(("height", "width"), image_size, kernel_size, (vertical, horizontal), strict=True):
+    for name, size, kernel, pair in zip(
+        ("height", "width"), image_size, kernel_size, (vertical, horizontal), strict=True
+    ):
         if size + sum(pair) < kernel:
             raise ValueError(
                 f"the padded {name} must be at least the kernel's, {kernel}; got {size + sum(pair)}. "

@@ -48,7 +48,9 @@ def max_pool2d(
             f"max_pool2d takes images [batch, height, width, channels]; got {images.shape}. Add the missing axes."
         )
     if min(*window, *strides) < 1:
-        raise ValueError(f"window and strides must be at least 1; got {window} and {strides}. Use (1, 1) for no change.")
+        raise ValueError(
+            f"window and strides must be at least 1; got {window} and {strides}. Use (1, 1) for no change."
+        )
     if images.shape[1] < window[0] or images.shape[2] < window[1]:
         raise ValueError(
             f"images must be at least the window's size, {window}; got {images.shape[1:3]}. "

@@ -89,7 +89,9 @@ def check_recurrent_shapes(
     """
     if inputs.ndim != 3:
         layout = "[length, batch, inputs]" if time_major else "[batch, length, inputs]"
-        raise ValueError(f"{operation} takes inputs {layout}; got {inputs.shape}. Embed the tokens or add an axis first.")
+        raise ValueError(
+            f"{operation} takes inputs {layout}; got {inputs.shape}. Embed the tokens or add an axis first."
+        )
     features = recurrent_kernel.shape[0]
     shapes = (inputs.shape[2], gates * features), (features, gates * features)
     if input_kernel.shape != shapes[0] or recurrent_kernel.shape != shapes[1]:

@@ -1,7 +1,6 @@
 """Captioning: photographs in, sentences out. Train, evaluate, use."""
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,13 @@ import numpy as np
 from fusionjax import data, encoders, losses, metrics, models, training
 from fusionjax.errors import InputError
 from fusionjax.recipes import engine
-from fusionjax.recipes.config import DataConfig, DecodingConfig, TrainingConfig, require_positive
+from fusionjax.recipes.config import (
+    DataConfig,
+    DecodingConfig,
+    TrainingConfig,
+    require_not_negative,
+    require_positive,
+)
 from fusionjax.recipes.report import CaptionSample, write_report
 from fusionjax.recipes.reward import CaptionReward, RewardConfig, make_reward_loss
 from fusionjax.recipes.run import Run, finished_metrics, open_run, start_run
@@ -95,6 +100,13 @@ class CaptioningConfig:
     decoding: DecodingConfig = DecodingConfig()
     report_samples: int = 12
 
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        require_not_negative(self, "seed", "report_samples")
+        if self.reward.epochs and self.reward.batch_size % self.training.accumulate:
+            sizes = f"{self.training.accumulate} and {self.reward.batch_size}"
+            raise InputError(f"accumulate must divide reward.batch_size; got {sizes}. Change one of them.")
+
 
 Config = CaptioningConfig
 
@@ -112,7 +124,7 @@ def preset(source: str) -> CaptioningConfig:
         InputError: an unknown source.
     """
     if source == "scenes":
-        return CaptioningConfig()
+        return CaptioningConfig(data=DataConfig(max_length=12))
     if source not in ("flickr", "coco", "tfds"):
         raise InputError(f"the source must be scenes, flickr, coco or tfds; got {source!r}. Choose one.")
     photographs = DataConfig(
@@ -129,7 +141,11 @@ def preset(source: str) -> CaptioningConfig:
     return CaptioningConfig(
         data=photographs,
         model=ModelConfig(
-            cnn_features=(32, 64, 128, 192), features=256, embedding_features=192, attention_features=64, dropout_rate=0.3
+            cnn_features=(32, 64, 128, 192),
+            features=256,
+            embedding_features=192,
+            attention_features=64,
+            dropout_rate=0.3,
         ),
         optimizer=training.OptimizerConfig(
             learning_rate=2e-3, warmup_steps=100, end_fraction=0.35, clip_norm=5.0, weight_decay=1e-2, b2=0.98
@@ -155,6 +171,7 @@ def build_model(config: CaptioningConfig, vocab_size: int) -> models.Captioner:
         padding=shape.padding,
         normalization=shape.normalization,
         pooling="mean",
+        use_positions=True,
         dropout_rate=shape.dropout_rate,
         mean=0.5,
         std=0.5,
@@ -164,7 +181,11 @@ def build_model(config: CaptioningConfig, vocab_size: int) -> models.Captioner:
     decoder: Any
     if shape.decoder == "transformer":
         decoder = models.TransformerDecoder(
-            vocab_size, num_layers=shape.num_layers, num_heads=shape.num_heads, max_length=config.data.max_length, **common
+            vocab_size,
+            num_layers=shape.num_layers,
+            num_heads=shape.num_heads,
+            max_length=config.data.max_length,
+            **common,
         )
     elif shape.decoder == "lstm":
         decoder = models.LSTMDecoder(vocab_size, embedding_features=shape.embedding_features, **common)
@@ -255,25 +276,27 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
         _logger.warning("%s has ended already; these are its metrics", config.output)
         return finished
     parts = DataParts(config.data)
-    examples, validation = parts["train"], parts["validation"]
+    examples, validation, test = parts["train"], parts["validation"], engine.not_empty(parts["test"], "test")
     tokenizer = _train_tokenizer(config.data, examples)
+    model = build_model(config, tokenizer.vocab_size)
+    engine.check_model(lambda: _initialise(model, config))
     run = start_run(config.output, RECIPE, config)
     if run.tokenizer.exists():
         tokenizer = data.Tokenizer.load(run.tokenizer)
+        model = build_model(config, tokenizer.vocab_size)
     tokenizer.save(run.tokenizer)
-    model = build_model(config, tokenizer.vocab_size)
     validate = _validation(model, tokenizer, config, validation) if len(validation) else None
     job = _caption_job(run, config, model, tokenizer, examples)
     job = dataclasses.replace(job, validate=validate, quiet=quiet)
-    outcome = engine.run_training(job)
+    outcome = first = engine.run_training(job)
     if config.reward.epochs and not outcome.interrupted:
         job = _reward_job(job, config, model, tokenizer, examples, outcome)
-        outcome = engine.run_training(job)
+        outcome = engine.run_training(job).after(first)
     if outcome.interrupted:
         return None
     writer = CaptionWriter(model, outcome.variables, tokenizer, config.data.max_length)
-    results, samples = _evaluate(writer, config, parts["test"], "test")
-    results["train/steps"] = float(job.first_step + outcome.step)
+    results, samples = _evaluate(writer, config, test, "test")
+    results |= outcome.effort()
     title = f"Captioning: {run.path.name}"
     write_report(run.report, title=title, summary=results, samples=samples, history=outcome.history)
     run.write_metrics(results)
@@ -324,9 +347,7 @@ def _reward_job(
         optimizer=_reward_optimizer(config),
         seed=config.seed + 1,
         variables=outcome.variables,
-        loss_fn=make_reward_loss(
-            model, reward, samples=config.reward.samples, max_length=config.data.max_length
-        ),
+        loss_fn=make_reward_loss(model, reward, samples=config.reward.samples, max_length=config.data.max_length),
         loader=data.make_loader(
             Places(examples),
             PlaceTransform(ImageTransform(config.data, training=True)),
@@ -339,7 +360,11 @@ def _reward_job(
 
 def _reward_optimizer(config: CaptioningConfig) -> training.OptimizerConfig:
     return dataclasses.replace(
-        config.optimizer, learning_rate=config.reward.learning_rate, schedule="linear", warmup_steps=20, end_fraction=0.05
+        config.optimizer,
+        learning_rate=config.reward.learning_rate,
+        schedule="linear",
+        warmup_steps=20,
+        end_fraction=0.05,
     )
 
 
@@ -364,7 +389,7 @@ def evaluate(
     """
     writer, config = load(path)
     config = config_of(config)
-    return _evaluate(writer, config, DataParts(config.data)[split], split)[0]
+    return _evaluate(writer, config, engine.not_empty(DataParts(config.data)[split], split), split)[0]
 
 
 def caption(
@@ -427,9 +452,7 @@ def _initialise(model: models.Captioner, config: CaptioningConfig) -> dict[str, 
 
 def _train_tokenizer(config: DataConfig, examples: Examples) -> data.Tokenizer:
     texts = (text for place in range(len(examples)) for text in examples.describe(place)["captions"])
-    return data.train_tokenizer(
-        texts, kind=config.tokenizer, vocab_size=config.vocab_size, min_count=config.min_count
-    )
+    return data.train_tokenizer(texts, kind=config.tokenizer, vocab_size=config.vocab_size, min_count=config.min_count)
 
 
 def _all_captions(writer: CaptionWriter, examples: Examples, config: CaptioningConfig) -> tuple[float, float]:
@@ -455,8 +478,6 @@ def _validation(
 def _evaluate(
     writer: CaptionWriter, config: CaptioningConfig, examples: Examples, split: str
 ) -> tuple[dict[str, float], list[CaptionSample]]:
-    if not len(examples):
-        raise InputError(f"the part {split!r} of the data is empty; there is nothing to evaluate. Choose another part.")
     transform = ImageTransform(config.data, training=False)
     pixels = np.stack([transform(example["image"], np.random.default_rng(0)) for example in examples])
     written = writer.write(pixels, config.decoding)

@@ -14,7 +14,7 @@ import numpy as np
 from fusionjax import data, encoders, fusion, losses, metrics, models, training
 from fusionjax.errors import InputError
 from fusionjax.recipes import engine
-from fusionjax.recipes.config import DataConfig, TrainingConfig, require_positive
+from fusionjax.recipes.config import DataConfig, TrainingConfig, require_not_negative, require_positive
 from fusionjax.recipes.report import ClassificationSample, write_classification_report
 from fusionjax.recipes.run import Run, finished_metrics, open_run, start_run, write_atomically
 from fusionjax.recipes.sources import DataParts, Examples, ImageTransform
@@ -61,6 +61,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Checks the values."""
         require_positive(self, "text_features", "fusion_features", "fusion_layers", "num_heads")
+        if min(self.hidden_features, default=1) < 1:
+            raise InputError(f"hidden_features must be sizes above 0; got {self.hidden_features}. Try 128.")
         if not self.cnn_features or min(self.cnn_features) < 1:
             raise InputError(f"cnn_features must be one or more sizes above 0; got {self.cnn_features}. Try 32 64 128.")
         if not 0 <= self.dropout_rate < 1:
@@ -92,6 +94,10 @@ class ClassificationConfig:
     )
     training: TrainingConfig = TrainingConfig(epochs=10, batch_size=64)
     report_samples: int = 24
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        require_not_negative(self, "seed", "report_samples")
 
 
 Config = ClassificationConfig
@@ -189,17 +195,18 @@ class LabelledPairs(Sequence[dict[str, Any]]):
         return {**example, "sentence": _sentences(example)[caption], "label_name": _label(example)}
 
 
-def label_pairs(examples: Examples) -> LabelledPairs:
+def label_pairs(examples: Examples, classes: Sequence[str] | None = None) -> LabelledPairs:
     """Pairs images and sentences.
 
     Args:
         examples: of a source whose examples have a label.
+        classes: names that the labels must be among; None allows any.
 
     Returns:
         The pairs.
 
     Raises:
-        InputError: an example has no label.
+        InputError: an example has no label, or one that is not among the classes.
     """
     places = []
     for place in range(len(examples)):
@@ -208,6 +215,11 @@ def label_pairs(examples: Examples) -> LabelledPairs:
             raise InputError(
                 f"classification needs a label of every example; {example.get('id', place)} has none. "
                 "Add a column label to captions.csv, or map a field to label."
+            )
+        if classes is not None and _label(example) not in classes:
+            raise InputError(
+                f"the label of {example.get('id', place)} must be one of the training's, {', '.join(classes)}; got "
+                f"{_label(example)!r}. Correct it, or train with it."
             )
         places += [(place, caption) for caption in range(len(_sentences(example)))]
     return LabelledPairs(examples, tuple(places))
@@ -247,21 +259,12 @@ class PairTransform:
 
         Returns:
             `image` uint8 `[size, size, 3]`, `text` int32 `[length]`, `label` int32 and `weight` float32, 1.
-
-        Raises:
-            InputError: the class was not among those of the training part.
         """
-        name = example["label_name"]
-        if name not in self.classes:
-            raise InputError(
-                f"the class of {example.get('id')} must be one of the training's {', '.join(self.classes)}; got {name!r}. "
-                "Correct the label, or train with it."
-            )
         return {
             "image": ImageTransform(self.config, self.training)(example["image"], rng),
             "text": self.tokenizer.encode(example["sentence"], self.config.max_length),
-            "label": np.int32(self.classes.index(name)),
-            "weight": np.float32(1),
+            "label": np.asarray(self.classes.index(example["label_name"]), np.int32),
+            "weight": np.ones((), np.float32),
         }
 
 
@@ -311,14 +314,17 @@ def train(config: ClassificationConfig, *, quiet: bool = False) -> dict[str, flo
     parts = DataParts(config.data)
     pairs = label_pairs(parts["train"])
     tokenizer, classes = _words_and_classes(config.data, pairs)
+    validation, test = label_pairs(parts["validation"], classes), label_pairs(parts["test"], classes)
+    engine.not_empty(test, "test")
+    model = build_model(config, tokenizer.vocab_size, len(classes))
+    engine.check_model(lambda: _initialise(model, config))
     run = start_run(config.output, RECIPE, config)
     if (run.path / "classes.json").exists():
         tokenizer, classes = data.Tokenizer.load(run.tokenizer), _read_classes(run)
+        model = build_model(config, tokenizer.vocab_size, len(classes))
     tokenizer.save(run.tokenizer)
     write_atomically(run.path / "classes.json", json.dumps(classes) + "\n")
-    model = build_model(config, tokenizer.vocab_size, len(classes))
     classifier = Classifier(model, {}, tokenizer, classes, config)
-    validation = label_pairs(parts["validation"])
 
     def validate(variables: dict[str, Any]) -> dict[str, float]:
         classifier.variables = variables
@@ -348,9 +354,8 @@ def train(config: ClassificationConfig, *, quiet: bool = False) -> dict[str, flo
     if outcome.interrupted:
         return None
     classifier.variables = outcome.variables
-    test = label_pairs(parts["test"])
     results = {f"test/{name}": value for name, value in classifier.score(test).items()}
-    results["train/steps"] = float(outcome.step)
+    results |= outcome.effort()
     _report(run, classifier, test, results, outcome.history)
     run.write_metrics(results)
     return results
@@ -385,9 +390,7 @@ def evaluate(
     variables = engine.restore_variables(run, shapes, config.training, config.optimizer)
     config = config_of(config)
     classifier = Classifier(model, variables, tokenizer, classes, config)
-    pairs = label_pairs(DataParts(config.data)[split])
-    if not len(pairs):
-        raise InputError(f"the part {split!r} of the data is empty; there is nothing to evaluate. Choose another part.")
+    pairs = engine.not_empty(label_pairs(DataParts(config.data)[split], classes), split)
     return {f"{split}/{name}": value for name, value in classifier.score(pairs).items()}
 
 
@@ -410,8 +413,14 @@ class Classifier:
         classes: tuple[str, ...],
         config: ClassificationConfig,
     ) -> None:
-        self.model, self.variables, self.tokenizer, self.classes, self.config = model, variables, tokenizer, classes, config
-        self._apply = jax.jit(lambda variables, batch: model.apply(variables, batch).logits.astype(jnp.float32))
+        self.model, self.variables, self.config = model, variables, config
+        self.tokenizer, self.classes = tokenizer, classes
+
+        def logits_of(variables: Any, batch: Any) -> jax.Array:
+            output: Any = model.apply(variables, batch)
+            return output.logits.astype(jnp.float32)
+
+        self._apply = jax.jit(logits_of)
 
     def classify(self, pairs: LabelledPairs) -> tuple[np.ndarray, np.ndarray]:
         """Scores pairs.
@@ -495,4 +504,6 @@ def _read_classes(run: Run) -> tuple[str, ...]:
     try:
         return tuple(json.loads((run.path / "classes.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{run.path / 'classes.json'} must list the classes; {error}. Restore it, or train again.") from error
+        raise InputError(
+            f"{run.path / 'classes.json'} must list the classes; {error}. Restore it, or train again."
+        ) from error

@@ -27,6 +27,22 @@ def require_positive(config: object, *names: str) -> None:
             raise InputError(f"{name} must be above 0; got {value}. Give a larger one.")
 
 
+def require_not_negative(config: object, *names: str) -> None:
+    """Checks that fields are zero or above.
+
+    Args:
+        config: a dataclass.
+        names: of the fields.
+
+    Raises:
+        InputError: one is below zero.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value < 0:
+            raise InputError(f"{name} must not be negative; got {value}. Give 0 or more.")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What to learn from.
@@ -45,7 +61,8 @@ class DataConfig:
         image_size: side of the square that the model sees, in pixels.
         margin: images are kept larger by this share and cropped at random (training) or in the middle.
         fit: how a photograph comes into a square.
-        crop_area: smallest share of the image that a random crop of another shape keeps in training; 1 takes plain crops.
+        crop_area: smallest share of the image that a random crop of another shape keeps in training; 1 takes plain
+            crops.
         flip: mirrors training images at random.
         color_jitter: strength of random brightness, contrast and saturation in training, 0 to 1.
         captions_per_image: captions of an image that one training step uses.
@@ -88,13 +105,15 @@ class DataConfig:
         require_positive(
             self, "size", "evaluation_size", "image_size", "captions_per_image", "max_length", "vocab_size", "min_count"
         )
+        if self.max_length < 3:
+            raise InputError(f"max_length must hold start, a word and end; got {self.max_length}. Give 3 or more.")
         if not 0 <= self.validation_fraction < 1:
             raise InputError(f"validation_fraction must be in [0, 1); got {self.validation_fraction}. Try 0.1.")
         if not 0 < self.crop_area <= 1:
             raise InputError(f"crop_area must be in (0, 1]; got {self.crop_area}. Try 0.6.")
-        if self.margin < 0 or self.num_workers < 0 or self.cache_mb < 0 or not 0 <= self.color_jitter <= 1:
-            values = f"margin {self.margin}, num_workers {self.num_workers}, cache_mb {self.cache_mb}, color_jitter {self.color_jitter}"
-            raise InputError(f"data settings must not be negative and color_jitter at most 1; got {values}. Correct them.")
+        if not 0 <= self.color_jitter <= 1:
+            raise InputError(f"color_jitter must be in [0, 1]; got {self.color_jitter}. Try 0.2.")
+        require_not_negative(self, "margin", "num_workers", "cache_mb")
 
     @property
     def stored_size(self) -> int:
@@ -171,7 +190,9 @@ class DecodingConfig:
         """Checks the values."""
         require_positive(self, "num_beams", "temperature", "top_p")
         if self.top_p > 1 or self.top_k < 0:
-            raise InputError(f"top_p must be at most 1 and top_k at least 0; got {self.top_p} and {self.top_k}. Correct them.")
+            raise InputError(
+                f"top_p must be at most 1 and top_k at least 0; got {self.top_p} and {self.top_k}. Correct them."
+            )
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -201,7 +222,7 @@ def from_json(kind: type[Config], values: Mapping[str, Any]) -> Config:
         The config.
 
     Raises:
-        InputError: an unknown field, or values that are not a mapping.
+        InputError: an unknown field, a value of a wrong kind, or values that are not a mapping.
 
     Example:
         >>> from_json(DecodingConfig, {"num_beams": 5}).num_beams
@@ -213,7 +234,10 @@ def from_json(kind: type[Config], values: Mapping[str, Any]) -> Config:
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise InputError(f"{kind.__name__} has no setting {', '.join(unknown)}; it has {', '.join(hints)}. Remove it.")
-    return kind(**{name: _value(hints[name], value) for name, value in values.items()})
+    try:
+        return kind(**{name: _value(hints[name], value) for name, value in values.items()})
+    except TypeError as error:
+        raise InputError(f"{kind.__name__} has a value of a wrong kind; got {error}. Restore the file.") from error
 
 
 def _value(hint: Any, value: Any) -> Any:

@@ -9,7 +9,7 @@ from fusionjax.training import MetricsWriter
 
 
 class Curves(MetricsWriter):
-    """Writes metrics to TensorBoard and to `curves.jsonl`, and forgets what a killed run wrote after its last checkpoint.
+    """Writes metrics to TensorBoard and `curves.jsonl`, and forgets what a killed run wrote after its last checkpoint.
 
     Args:
         run: the run directory.

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,33 @@ class Outcome:
         step: steps done.
         history: the curves: one row a log, with `step`.
         interrupted: whether Ctrl-C ended it before its last step.
+        seconds: of the training loop in this process, compilation included.
+        cpu_seconds: of its processors, all threads together.
     """
 
     variables: dict[str, Any]
     step: int
     history: list[dict[str, float]]
     interrupted: bool
+    seconds: float
+    cpu_seconds: float
+
+    def after(self, first: "Outcome") -> "Outcome":
+        """Adds the effort of an earlier stage."""
+        return dataclasses.replace(
+            self,
+            step=self.step + first.step,
+            seconds=self.seconds + first.seconds,
+            cpu_seconds=self.cpu_seconds + first.cpu_seconds,
+        )
+
+    def effort(self) -> dict[str, float]:
+        """What the training took, as metrics."""
+        return {
+            "train/steps": float(self.step),
+            "train/seconds": self.seconds,
+            "train/cpu_seconds": self.cpu_seconds,
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +136,7 @@ def run_training(job: Job) -> Outcome:
         InputError: the checkpoints or the settings cannot be used.
     """
     config, steps = job.training, total_steps(job)
+    began, began_cpu = time.perf_counter(), time.process_time()
     try:
         # A short run keeps the share of its warm-up small.
         warmup = min(job.optimizer.warmup_steps, steps // 10)
@@ -137,27 +160,39 @@ def run_training(job: Job) -> Outcome:
             batches.set_state(position)
             if start < steps:
                 _logger.warning("going on from step %d of %d", start, steps)
-        bar = training.Progress(steps, start_step=start, quiet=job.quiet)
-        with Curves(job.run, start_step=start, stage=job.stage, first_step=job.first_step) as writer, bar as progress:
-            result = training.fit(
-                state,
-                train_step,
-                batches,
-                total_steps=steps,
-                checkpoints=checkpoints,
-                checkpoint_every=config.checkpoint_every,
-                log_every=config.log_every,
-                evaluate_every=max(1, round(config.validate_every * job.epoch_examples / _batch_size(job))),
-                evaluate=_validation(job),
-                best_metric=None if job.validate is None else "validation/loss",
-                schedule=schedule,
-                writer=writer,
-                progress=progress,
-            )
-        state = result.state
-        if config.use_best and not result.interrupted and checkpoints.best_step is not None:
+        interrupted = False
+        # A stage that has ended stays as it is, with the curves of those after it.
+        if start < steps:
+            bar = training.Progress(steps, start_step=start, quiet=job.quiet)
+            curves = Curves(job.run, start_step=start, stage=job.stage, first_step=job.first_step)
+            with curves as writer, bar as progress:
+                result = training.fit(
+                    state,
+                    train_step,
+                    batches,
+                    total_steps=steps,
+                    checkpoints=checkpoints,
+                    checkpoint_every=config.checkpoint_every,
+                    log_every=config.log_every,
+                    evaluate_every=max(1, round(config.validate_every * job.epoch_examples / _batch_size(job))),
+                    evaluate=_validation(job),
+                    best_metric=None if job.validate is None else "validation/loss",
+                    schedule=schedule,
+                    writer=writer,
+                    progress=progress,
+                )
+            state, interrupted = result.state, result.interrupted
+        step = int(state.step)
+        if config.use_best and not interrupted and checkpoints.best_step is not None:
             state, _, _ = checkpoints.restore(state, checkpoints.best_step)
-    return Outcome(evaluation_variables(state), int(state.step), read_curves(job.run), result.interrupted)
+    return Outcome(
+        variables=evaluation_variables(state),
+        step=step,
+        history=read_curves(job.run),
+        interrupted=interrupted,
+        seconds=time.perf_counter() - began,
+        cpu_seconds=time.process_time() - began_cpu,
+    )
 
 
 def restore_variables(
@@ -178,11 +213,45 @@ def restore_variables(
     Raises:
         InputError: there is no checkpoint, or it is damaged.
     """
-    transformation, _ = training.make_optimizer(optimizer, 1)
+    transformation, _ = training.make_optimizer(dataclasses.replace(optimizer, warmup_steps=0), 1)
     template = jax.eval_shape(lambda tree: _initial_state(tree, transformation, config, 0), variables)
     with training.Checkpoints(checkpoint_folder(run, stage), read_only=True) as checkpoints:
         state, _, _ = checkpoints.restore(template, checkpoints.best_step if config.use_best else None)
     return evaluation_variables(state)
+
+
+def not_empty(examples: Any, part: str) -> Any:
+    """Gives the examples of a part of the data if there are any.
+
+    Args:
+        examples: of any sequence.
+        part: its name, for the message.
+
+    Returns:
+        The examples.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not len(examples):
+        raise InputError(f"the part {part!r} of the data must not be empty; it has no example. Choose another part.")
+    return examples
+
+
+def check_model(initialise: Callable[[], Any]) -> None:
+    """Finds out whether a model can be built, without computing anything.
+
+    Args:
+        initialise: makes the variables of the model.
+
+    Raises:
+        InputError: its settings do not go together.
+    """
+    try:
+        jax.eval_shape(initialise)
+    except (ValueError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"the model must be one that can be built; got: {reason} Change its settings.") from error
 
 
 def _initial_state(
@@ -213,7 +282,9 @@ def _validation(job: Job) -> Callable[[training.TrainState], dict[str, float]] |
     return lambda state: {f"validation/{name}": value for name, value in validate(evaluation_variables(state)).items()}
 
 
-def whole_batches(examples: Sequence[Any], transform: Callable[[Any, np.random.Generator], Mapping[str, Any]], batch_size: int) -> Iterator[dict[str, Any]]:
+def whole_batches(
+    examples: Sequence[Any], transform: Callable[[Any, np.random.Generator], Mapping[str, Any]], batch_size: int
+) -> Iterator[dict[str, Any]]:
     """Goes once through examples in batches of one size; the last one is filled up with zeros.
 
     Args:

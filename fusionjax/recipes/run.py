@@ -109,15 +109,21 @@ def start_run(path: str | Path, recipe: str, config: Any) -> Run:
         run = open_run(path)
         if run.recipe != recipe:
             raise InputError(f"{path} holds a run of {run.recipe}; this is {recipe}. Choose another --output.")
-        changed = _differences(run.config, values)
+        # The same directory may be named in several ways.
+        changed = _differences({**run.config, "output": None}, {**values, "output": None})
         if changed:
             raise InputError(f"{path} holds a run with other settings ({'; '.join(changed)}). Choose another --output.")
         return run
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} must be a run directory or not exist; it holds something else. Choose another --output.")
-    path.mkdir(parents=True, exist_ok=True)
+        raise InputError(
+            f"{path} must be a run directory or not exist; it holds something else. Choose another --output."
+        )
     header = {"format": FORMAT, "fusionjax": __version__, "recipe": recipe, "config": values}
-    write_atomically(path / "config.json", json.dumps(header, indent=1) + "\n")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / "config.json", json.dumps(header, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{path} must be a folder to write to; got {error}. Choose another --output.") from error
     return Run(path, recipe, values)
 
 
@@ -165,7 +171,9 @@ def open_run(path: str | Path) -> Run:
         )
     recipe, config = header.get("recipe"), header.get("config")
     if not isinstance(recipe, str) or not isinstance(config, dict):
-        raise InputError(f"{path / 'config.json'} must name a recipe and its config; got {header!r:.80}. Restore the file.")
+        raise InputError(
+            f"{path / 'config.json'} must name a recipe and its config; got {header!r:.80}. Restore the file."
+        )
     return Run(path, recipe, config)
 
 

@@ -16,7 +16,7 @@ Example = Mapping[str, Any]
 
 
 class Examples(Sequence[dict[str, Any]]):
-    """Examples whose images are decoded when they are first asked for, and then kept in memory if they are small enough.
+    """Examples whose images are decoded when they are first asked for, and then kept in memory if they are small.
 
     Attributes:
         source: dictionaries with `image` (a path, bytes or pixels) and whatever else.
@@ -78,7 +78,7 @@ class DataParts:
         self._folder: data.CaptionFolder | None = None
         if config.source in ("flickr", "coco"):
             read = data.read_flickr if config.source == "flickr" else data.read_coco
-            self._folder = read(str(config.path))
+            self._folder = read(str(config.path), on_broken=config.on_broken)
         self.names = self._names()
 
     def __getitem__(self, part: str) -> Examples:
@@ -117,10 +117,15 @@ class DataParts:
     def _split(self, name: str) -> Sequence[Example]:
         config = self.config
         if not self._has(name):
-            raise InputError(f"the data must have a part {name!r}; they have {', '.join(self.names)}. Choose one of these.")
+            raise InputError(
+                f"the data must have a part {name!r}; they have {', '.join(self.names)}. Choose one of these."
+            )
         if config.source == "scenes":
             size = config.size if name == "train" else config.evaluation_size
-            return data.Scenes(name, size=size, image_size=config.stored_size)
+            try:
+                return data.Scenes(name, size=size, image_size=config.stored_size)
+            except ValueError as error:
+                raise InputError(str(error)) from error
         if config.source == "tfds":
             fields = dict(_field(entry) for entry in config.fields)
             return data.TFDSSource(str(config.name), name, data_dir=config.path, fields=fields)
@@ -153,7 +158,7 @@ def _hold_out(source: Sequence[Example], fraction: float, part: str) -> list[Exa
 
 @dataclasses.dataclass(frozen=True)
 class ImageTransform:
-    """Brings a decoded image to the model's size: cropped and augmented at random in training, from the middle otherwise.
+    """Brings a decoded image to the model's size: cropped and augmented at random in training, else from the middle.
 
     Attributes:
         config: the sizes and the augmentation.
@@ -225,4 +230,4 @@ class PlaceTransform:
         Returns:
             `image` uint8 `[size, size, 3]` and `place` int32.
         """
-        return {"image": self.transform(example["image"], rng), "place": np.int32(example["place"])}
+        return {"image": self.transform(example["image"], rng), "place": np.asarray(example["place"], np.int32)}

@@ -20,7 +20,8 @@ class Written:
         caption: the sentence.
         words: its tokens, the end token not among them.
         log_probability: of the whole sentence with its end, natural logarithm.
-        attention: share of each image cell at each word, `[words, rows, columns]`; None where the decoder does not look.
+        attention: share of each image cell at each word, `[words, rows, columns]`; None where the decoder does not
+            look.
     """
 
     caption: str
@@ -91,11 +92,13 @@ class CaptionWriter:
 
     def _cross_entropy(self, variables: Any, batch: Any) -> losses.Loss:
         targets = batch["text"][..., 1:]
-        return losses.cross_entropy(self.model.apply(variables, batch).logits, targets, mask=targets != 0)
+        output: Any = self.model.apply(variables, batch)
+        return losses.cross_entropy(output.logits, targets, mask=targets != 0)
 
     def _attention(self, variables: Any, images: Any, tokens: Any) -> Any:
         text = jnp.concatenate([jnp.ones_like(tokens[:, :1]), tokens], axis=1)
-        output, features = self.model.apply(variables, images, text, method=_look)
+        looked: Any = self.model.apply(variables, images, text, method=_look)
+        output, features = looked
         return None if output.attention is None else output.attention.reshape(*tokens.shape, *features.grid)
 
     def _generator(self, decoding: DecodingConfig) -> Callable[..., Any]:

@@ -84,7 +84,9 @@ def _attentions():
         kept = None if mask is None else jnp.asarray(mask)
 
         def call(query, key, value, kept=kept, is_causal=is_causal, implementation=implementation):
-            return ops.attention(query, key, value, mask=kept, is_causal=is_causal, implementation=implementation).values
+            return ops.attention(
+                query, key, value, mask=kept, is_causal=is_causal, implementation=implementation
+            ).values
 
         yield Case(
             f"attention-{implementation}-causal{is_causal}-mask{None if mask is None else mask.shape}",

@@ -49,7 +49,9 @@ def test_eager_equals_jit(case):
 def test_vmap_equals_single_calls(case):
     pairs = tuple(jnp.stack([argument, argument]) for argument in case.arguments())
     scales = jnp.array([1.0, 0.5])
-    mapped = jax.jit(jax.vmap(with_gradients(lambda scale, *given: case.call(scale * given[0], *given[1:]))))(scales, *pairs)
+    mapped = jax.jit(jax.vmap(with_gradients(lambda scale, *given: case.call(scale * given[0], *given[1:]))))(
+        scales, *pairs
+    )
     close(jax.tree.map(lambda leaf: leaf[0], mapped[0]), results(case)[0])
     close(jax.tree.map(lambda leaf: leaf[0], mapped[1][1:]), results(case)[1])
     first, *rest = case.arguments()

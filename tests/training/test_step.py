@@ -69,7 +69,7 @@ def test_every_layout_equals_the_plain_loop(strategy: str, devices: int, accumul
 
 @pytest.mark.parametrize(("strategy", "accumulate"), [("jit", 1), ("jit", 2), ("pmap", 2)])
 def test_metrics_are_global_means_by_hand(strategy: str, accumulate: int) -> None:
-    """params 2; x = 0..15; mask keeps the first 9: loss = sum(2 x) / 9 = 8, gradient = sum(x) / 9 = 4."""
+    """params 2; x = 0..15; mask keeps the first 10: loss = sum(2 x) / 10 = 9, gradient = sum(x) / 10 = 4.5."""
 
     def weighted(params: Any, model_state: Any, batch: Any, key: jax.Array) -> LossOutput:
         kept = jnp.sum(batch["x"] * batch["keep"])
@@ -82,11 +82,11 @@ def test_metrics_are_global_means_by_hand(strategy: str, accumulate: int) -> Non
     step = make_train_step(weighted, optimizer, strategy=strategy, mesh=mesh, accumulate=accumulate)
     state = TrainState.create(params=jnp.float32(2), optimizer=optimizer, key=jax.random.key(0))
     values = np.arange(16, dtype=np.float32)
-    state, metrics = step(step.prepare(state), {"x": values, "keep": (values < 9).astype(np.float32)})
-    expected = {"loss": 8.0, "grad_norm": 4.0, "mean": 4.0, "none": 0.0}
+    state, metrics = step(step.prepare(state), {"x": values, "keep": (values < 10).astype(np.float32)})
+    expected = {"loss": 9.0, "grad_norm": 4.5, "mean": 4.5, "none": 0.0}
     assert {name: float(value) for name, value in metrics.items()} == expected
     assert all(value.dtype == jnp.float32 and value.shape == () for value in metrics.values())
-    assert float(step.unprepare(state).params) == 1.0
+    assert float(step.unprepare(state).params) == 0.875
 
 
 @pytest.mark.parametrize("strategy", ["jit", "pmap"])

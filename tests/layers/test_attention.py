@@ -1,0 +1,135 @@
+"""Multi-head attention, its caches, and the Transformer block that is made of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fusionjax import layers
+
+
+def random(*shape):
+    return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape), jnp.float32)
+
+
+def close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def init(model, *arrays, **options):
+    return model.init(jax.random.key(0), *arrays, **options)
+
+
+@pytest.mark.parametrize("chunks", [(1, 1, 1, 1, 1), (2, 3), (5,)])
+def test_decoding_in_chunks_equals_the_causal_whole(chunks):
+    block = layers.TransformerBlock(2, features=6, is_causal=True, use_cross_attention=True)
+    tokens, memory = random(3, 5, 6), random(3, 7, 11)
+    variables = init(block, tokens, memory)
+    projected = block.apply(variables, memory, method="project_memory")
+    step = jax.jit(lambda tokens, cache: block.apply(variables, tokens, memory_projected=projected, cache=cache))
+    cache, parts, start = block.init_cache(3, 7), [], 0
+    for chunk in chunks:
+        output = step(tokens[:, start : start + chunk], cache)
+        cache, start = output.cache, start + chunk
+        parts.append(output.tokens)
+    close(jnp.concatenate(parts, 1), block.apply(variables, tokens, memory).tokens)
+    np.testing.assert_array_equal(cache.index, [5, 5, 5])
+
+
+def test_rows_of_a_cache_may_stand_at_different_places():
+    model, tokens = layers.MultiHeadAttention(2, 6), random(2, 5, 6)
+    variables = init(model, tokens)
+    whole = model.apply(variables, tokens, is_causal=True).values
+    caches = [
+        model.apply(variables, tokens[row : row + 1, :held], cache=model.init_cache(1, 5)).cache
+        for row, held in enumerate((1, 3))
+    ]
+    cache = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *caches)
+    following = jnp.stack([tokens[0, 1:2], tokens[1, 3:4]])
+    values = model.apply(variables, following, cache=cache).values
+    close(values[:, 0], jnp.stack([whole[0, 1], whole[1, 3]]))
+
+
+def test_a_mask_holds_with_a_cache_too():
+    model, tokens = layers.MultiHeadAttention(2, 6), random(2, 5, 6)
+    variables = init(model, tokens)
+    mask = jnp.array([[True, True, False, True, True], [False, True, True, True, True]])
+    whole = model.apply(variables, tokens, mask=mask, is_causal=True).values
+    close(model.apply(variables, tokens, mask=mask, cache=model.init_cache(2, 5)).values, whole)
+
+
+@pytest.mark.parametrize("per_query", [False, True])
+def test_projected_memory_serves_several_rows_each(per_query):
+    model, queries, memory = layers.MultiHeadAttention(2, 6), random(6, 3, 6), random(2, 7, 11)
+    variables = init(model, queries[:2], memory)
+    mask = jnp.asarray(np.random.default_rng(0).random((6, 1, 3, 7) if per_query else (2, 7)) > 0.3)
+    projected = model.apply(variables, memory, method="project")
+    options = {"mask": mask, "return_weights": True}
+    shared = model.apply(variables, queries, keys_values_projected=projected, **options)
+    options["mask"] = mask if per_query else jnp.repeat(mask, 3, axis=0)
+    repeated = model.apply(variables, queries, jnp.repeat(memory, 3, axis=0), **options)
+    close(shared.values, repeated.values)
+    close(shared.weights, repeated.weights)
+
+
+def test_causal_attention_ignores_what_follows():
+    model, tokens = layers.MultiHeadAttention(2), random(2, 5, 6)
+    variables = init(model, tokens)
+    values = model.apply(variables, tokens, is_causal=True).values
+    changed = model.apply(variables, tokens.at[:, 3:].add(1.0), is_causal=True).values
+    close(values[:, :3], changed[:, :3])
+    assert float(jnp.abs(values[:, 3:] - changed[:, 3:]).min()) > 0
+
+
+def test_weights_of_the_block_are_of_the_cross_attention_if_there_is_one():
+    tokens, memory = random(3, 5, 6), random(3, 7, 11)
+    for use_cross_attention, keys in ((False, 5), (True, 7)):
+        block = layers.TransformerBlock(2, use_cross_attention=use_cross_attention)
+        given = (tokens, memory) if use_cross_attention else (tokens,)
+        output = block.apply(init(block, *given), *given, return_weights=True)
+        assert output.weights.shape == (3, 2, 5, keys)
+        close(output.weights.sum(-1), jnp.ones((3, 2, 5)))
+
+
+@pytest.mark.parametrize("make", [layers.MultiHeadAttention, layers.TransformerBlock])
+def test_dropout_needs_a_key_and_changes_values(make):
+    model, tokens = make(2, dropout_rate=0.5), random(2, 5, 6)
+    variables = init(model, tokens)
+    dropped = [
+        model.apply(variables, tokens, deterministic=False, rngs={"dropout": jax.random.key(seed)})[0]
+        for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(dropped[0], dropped[1])
+    assert bool(jnp.any(dropped[0] != dropped[2]))
+
+
+def test_additive_attention_with_keys_projected_once():
+    model, query, memory = layers.AdditiveAttention(5), random(3, 2, 3), random(3, 7, 11)
+    variables = init(model, query, memory)
+    keys = model.apply(variables, memory, method="project")
+    close(model.apply(variables, query, memory, keys=keys).values, model.apply(variables, query, memory).values)
+
+
+def test_key_value_cache_holds_the_dtype_asked_for():
+    cache = layers.MultiHeadAttention(2, head_dim=5).init_cache(3, 7, jnp.bfloat16)
+    assert (cache.key.shape, cache.key.dtype, cache.index.dtype) == ((3, 7, 2, 5), jnp.bfloat16, jnp.int32)
+
+
+TOKENS, MEMORY = random(2, 5, 6), random(2, 7, 6)
+KNOWN = layers.MultiHeadAttention(2, 6)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: init(layers.MultiHeadAttention(5), TOKENS), "divisible by num_heads = 5; got 6"),
+        (lambda: layers.MultiHeadAttention(2).init_cache(2, 7), "init_cache needs the size of the heads; got neither"),
+        (lambda: init(KNOWN, TOKENS, MEMORY, cache=KNOWN.init_cache(2, 7)), "got keys_values and cache"),
+        (lambda: init(layers.TransformerBlock(2), TOKENS, MEMORY), "got use_cross_attention=False and a memory"),
+        (lambda: init(layers.TransformerBlock(2, use_cross_attention=True), TOKENS), "=True and no memory"),
+        (lambda: init(KNOWN, random(3, 5, 6), MEMORY), "multiple of the 2 rows of keys, without is_causal; got 3"),
+    ],
+)
+def test_errors_say_what_is_wrong(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()

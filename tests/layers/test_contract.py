@@ -1,0 +1,192 @@
+"""Every layer keeps the same contract."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.nnx import Rngs
+from flax.nnx.bridge import ToNNX
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from fusionjax import layers
+
+MASK = jnp.arange(7) < jnp.array([5, 2, 7, 1, 3, 7, 4, 6])[:, None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer, the shapes that it takes, and the shapes of its parameters, joined names first."""
+
+    name: str
+    make: Callable[..., nn.Module]
+    inputs: tuple[tuple[int, ...], ...]
+    params: dict[str, tuple[int, ...]]
+    options: dict = field(default_factory=dict)
+
+    def arrays(self):
+        return tuple(jnp.asarray(np.random.default_rng(7).normal(size=shape), jnp.float32) for shape in self.inputs)
+
+
+def dense(name, inputs, outputs):
+    return {f"{name}/kernel": (inputs, outputs), f"{name}/bias": (outputs,)}
+
+
+def heads(name, memory):
+    return (
+        dense(f"{name}query", 6, 6)
+        | dense(f"{name}key", memory, 6)
+        | dense(f"{name}value", memory, 6)
+        | dense(f"{name}out", 6, 6)
+    )
+
+
+def norms(*names):
+    return {f"{name}_norm/{leaf}": (6,) for name in names for leaf in ("scale", "bias")}
+
+
+LSTM_PARAMS = {"input_kernel": (3, 20), "recurrent_kernel": (5, 20), "bias": (20,)}
+ROWS = (
+    Row("conv", partial(layers.Conv, 5), ((8, 7, 11, 3),), {"kernel": (3, 3, 3, 5), "bias": (5,)}),
+    Row(
+        "conv-plain",
+        partial(layers.Conv, 5, (2, 1), (2, 3), "VALID", False),
+        ((8, 7, 11, 3),),
+        {"kernel": (2, 1, 3, 5)},
+    ),
+    Row("dense", partial(layers.Dense, 5), ((8, 7, 3),), {"kernel": (3, 5), "bias": (5,)}),
+    Row("lstm", partial(layers.LSTM, 5), ((8, 7, 3),), LSTM_PARAMS, {"mask": MASK}),
+    Row(
+        "gru",
+        partial(layers.GRU, 5),
+        ((8, 7, 3),),
+        {"input_kernel": (3, 15), "recurrent_kernel": (5, 15), "bias": (15,), "recurrent_bias": (15,)},
+        {"reverse": True},
+    ),
+    Row(
+        "elman",
+        partial(layers.Elman, 5, output_features=2),
+        ((8, 7, 3),),
+        {"input_kernel": (3, 5), "recurrent_kernel": (5, 5), "bias": (5,), **dense("output", 5, 2)},
+        {"mask": MASK},
+    ),
+    Row(
+        "rnn",
+        partial(layers.RNN, 5, num_layers=2, bidirectional=True, dropout_rate=0.5),
+        ((8, 7, 3),),
+        {
+            f"layer_{layer}_{direction}/{name}": (10, 20) if layer and name == "input_kernel" else shape
+            for layer in (0, 1)
+            for direction in ("forward", "backward")
+            for name, shape in LSTM_PARAMS.items()
+        },
+        {"mask": MASK},
+    ),
+    Row("multi_head_attention", partial(layers.MultiHeadAttention, 2), ((8, 7, 6),), heads("", 6), {"mask": MASK}),
+    Row(
+        "additive_attention",
+        partial(layers.AdditiveAttention, 5),
+        ((8, 2, 3), (8, 7, 11)),
+        {"query/kernel": (3, 5), **dense("memory", 11, 5), "energy": (5,)},
+        {"mask": MASK},
+    ),
+    Row(
+        "transformer_block",
+        partial(layers.TransformerBlock, 2, is_causal=True, use_cross_attention=True),
+        ((8, 5, 6), (8, 7, 11)),
+        heads("self_attention/", 6)
+        | heads("cross_attention/", 11)
+        | norms("self_attention", "cross_attention", "mlp")
+        | dense("mlp_in", 6, 24)
+        | dense("mlp_out", 24, 6),
+        {"memory_mask": MASK},
+    ),
+)
+
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+def first(outputs):
+    return outputs if isinstance(outputs, jax.Array) else outputs[0]
+
+
+def prepare(row, **options):
+    model, arrays = row.make(**options), row.arrays()
+    return model, jax.jit(partial(model.init, **row.options))(jax.random.key(0), *arrays), arrays
+
+
+def values_and_gradients(model, row):
+    """Makes a jitted function from variables and inputs to the values and the gradients for the parameters."""
+
+    def run(variables, *arrays):
+        values, pull_back = jax.vjp(lambda variables: first(model.apply(variables, *arrays, **row.options)), variables)
+        weights = jnp.cos(jnp.arange(values.size, dtype=values.dtype)).reshape(values.shape)
+        return values, pull_back(weights)[0]
+
+    return jax.jit(run)
+
+
+def close(actual, expected, tolerance=2e-5):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), actual, expected)
+
+
+@every_row
+def test_parameters_have_these_names_and_shapes(row):
+    _, variables, _ = prepare(row)
+    leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
+    assert {"/".join(entry.key for entry in path): leaf.shape for path, leaf in leaves} == row.params
+
+
+@every_row
+def test_values_depend_on_every_parameter(row):
+    model, variables, arrays = prepare(row)
+    _, gradients = values_and_gradients(model, row)(variables, *arrays)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.isfinite(leaf).all()
+        # softmax does not see what is added to all products, so that the bias of the keys counts for nothing
+        assert (np.abs(leaf).max() > 1e-5) == ("key" not in jax.tree_util.keystr(path) or "bias" not in str(path))
+
+
+@every_row
+def test_sharded_jit_equals_one_device_and_eager(row):
+    model, variables, arrays = prepare(row)
+    run = values_and_gradients(model, row)
+    expected = run(variables, *arrays)
+    close(first(model.apply(variables, *arrays, **row.options)), expected[0])
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    placed = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec("data")))
+    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    for _ in range(2):
+        close(run(variables, *placed), expected, 5e-5)
+
+
+@every_row
+def test_bfloat16_computes_narrow_and_stores_wide(row):
+    model, variables, arrays = prepare(row, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    narrow = [array.astype(jnp.bfloat16) for array in arrays]
+    values = first(model.apply(variables, *narrow, **row.options))
+    assert values.dtype == jnp.bfloat16
+    precise = first(row.make().apply(variables, *arrays, **row.options))
+    assert float(jnp.abs(values.astype(jnp.float32) - precise).max()) < 0.05 * float(jnp.abs(precise).max())
+
+
+@every_row
+def test_vmap_over_parameters(row):
+    model, variables, arrays = prepare(row)
+    pair = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), variables)
+    mapped = jax.vmap(lambda variables: first(model.apply(variables, *arrays, **row.options)))(pair)
+    close(mapped[0], first(model.apply(variables, *arrays, **row.options)))
+
+
+@every_row
+def test_nnx_bridge(row):
+    model, variables, arrays = prepare(row)
+    bridged = ToNNX(model, rngs=Rngs(0)).lazy_init(*arrays, **row.options)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(variables)}
+    assert first(bridged(*arrays, **row.options)).shape == first(model.apply(variables, *arrays, **row.options)).shape
+    assert shapes == set(row.params.values())

@@ -1,0 +1,70 @@
+"""Every message of an operation: what was expected, what came, what to do."""
+
+import jax.numpy as jnp
+import pytest
+
+from fusionjax import ops
+from fusionjax.ops.implementations import select_implementation
+
+ones = jnp.ones
+IMAGES, KERNEL = ones((2, 7, 5, 3)), ones((3, 3, 3, 2))
+QUERY, KEY = ones((2, 3, 1, 5)), ones((2, 7, 1, 5))
+
+
+def recurrent(**changes):
+    arguments = {"inputs": ones((2, 7, 3)), "input_kernel": ones((3, 20)), "recurrent_kernel": ones((5, 20))}
+    return ops.lstm(**{**arguments, "bias": ones(20), **changes})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: ops.conv2d(IMAGES[0], KERNEL), r"takes images \[batch.*got \(7, 5, 3\) and"),
+        (lambda: ops.conv2d(IMAGES[..., :2], KERNEL), r"must take the images' 2 channels.*got \(3, 3, 3, 2\)"),
+        (lambda: ops.conv2d(IMAGES, KERNEL, ones(3)), r"bias must have shape .*\(2,\); got \(3,\)"),
+        (lambda: ops.conv2d(IMAGES, KERNEL, strides=(0, 1)), r"strides must be at least 1; got \(0, 1\)"),
+        (lambda: ops.conv2d(IMAGES, KERNEL, padding="FULL"), "padding must be .*got 'FULL'"),
+        (lambda: ops.conv2d(IMAGES, KERNEL, padding=(1, 2)), r"padding must be .*got \(1, 2\)"),
+        (lambda: ops.conv2d(IMAGES[:, :2], KERNEL, padding="VALID"), "padded height must be .* 3; got 2"),
+        (lambda: ops.conv2d(IMAGES, KERNEL, implementation="cudnn"), "conv2d has .*'xla', 'taps'; got 'cudnn'"),
+        (lambda: ops.max_pool2d(IMAGES[0]), r"max_pool2d takes images .*got \(7, 5, 3\)"),
+        (lambda: ops.max_pool2d(IMAGES, (0, 2)), r"at least 1; got \(0, 2\)"),
+        (lambda: ops.max_pool2d(IMAGES, (2, 7)), r"at least the window's size, \(2, 7\); got \(7, 5\)"),
+        (lambda: ops.attention(QUERY, KEY[:1], KEY), r"equal batch axes and heads; got \(2, 3, 1, 5\)"),
+        (lambda: ops.attention(QUERY, KEY, KEY[:, :3]), r"value's length; got .* value \(2, 3, 1, 5\)"),
+        (lambda: ops.attention(QUERY, KEY, KEY, mask=ones((2, 7), bool)), r"\(2, 1, 3, 7\); got \(2, 7\).*\[:, None"),
+        (lambda: ops.additive_attention(ones((2, 3, 5)), KEY[:, :, 0], KEY[:, :, 0], ones(3)), "same units"),
+        (lambda: recurrent(inputs=ones((7, 3))), r"lstm takes inputs \[batch, length, inputs\]; got \(7, 3\)"),
+        (lambda: recurrent(inputs=ones(3), time_major=True), r"takes inputs \[length, batch, inputs\]; got \(3,\)"),
+        (lambda: recurrent(input_kernel=ones((3, 15))), r"an input_kernel \(3, 20\) .*got \(3, 15\)"),
+        (
+            lambda: recurrent(mask=ones((2, 5), bool)),
+            r"mask must have shape \[batch, length\] = \(2, 7\); got \(2, 5\)",
+        ),
+        (lambda: ops.elman(ones((2, 7, 3)), ones((3, 5)), ones((5, 5)), ones(5), activation="gelu"), "got 'gelu'"),
+    ],
+)
+def test_value_errors(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: ops.conv2d(IMAGES, KERNEL, strides=(2, 1), implementation="taps"), r"strides \(1, 1\); got \(2, 1\)"),
+        (lambda: ops.max_pool2d(IMAGES, (3, 2), implementation="codes"), r"\(2, 2\); got \(3, 2\) and \(3, 2\)"),
+        (lambda: ops.attention(QUERY, KEY, KEY, return_weights=True, implementation="fused"), "returns no weights"),
+        (lambda: ops.attention(QUERY[0], KEY[0], KEY[0], implementation="fused"), r"one batch axis .*got \(3, 1, 5\)"),
+    ],
+)
+def test_a_named_implementation_is_never_replaced(call, match):
+    with pytest.raises(NotImplementedError, match=match):
+        call()
+
+
+def test_the_choice_falls_back_to_the_reference():
+    obstacles = {"plain": None, "fast": "it is Monday"}
+    assert select_implementation("op", None, obstacles, "fast") == "plain"
+    assert select_implementation("op", None, {"plain": None, "fast": None}, "fast") == "fast"
