@@ -1,7 +1,7 @@
 """Captions for your own photographs: learn from a folder, then write.
 
 Run:  python examples/caption_your_folder.py DIR --photograph new.jpg [--photograph more.jpg ...]
-      python examples/caption_your_folder.py --tiny       (makes a small folder of its own; a minute, to see that it runs)
+      python examples/caption_your_folder.py --tiny      (makes a small folder of its own; under a minute)
 
 DIR holds `captions.csv` with the columns image and caption (one line for each caption; optionally split, with train,
 validation or test) and the images, beside it or in `images/`. `--output` names the run directory, in which the same

@@ -69,7 +69,9 @@ def train_by_hand(mesh: Mesh, params: Any, steps: int, batch_size: int) -> tuple
     everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
     def loss_fn(params: Any, batch: Any) -> jax.Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(model.apply({"params": params}, batch).logits, batch["label"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            model.apply({"params": params}, batch).logits, batch["label"]
+        )
         return jnp.mean(losses)
 
     @jax.jit

@@ -29,6 +29,7 @@ class ColorFinder(nnx.Module):
         self.head = nnx.Linear(features[-1], len(COLORS), rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        """Scores the colours, `[batch, 6]`."""
         return self.head(self.encoder(images).pooled)
 
 

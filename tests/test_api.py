@@ -91,7 +91,7 @@ def test_examples_in_docstrings_run(name: str, tmp_path, monkeypatch) -> None:
 
 
 def test_importing_brings_no_optional_dependency() -> None:
-    """Neither the package nor any of its parts, which import such things where they use them; flax itself needs rich."""
+    """Neither the package nor any of its parts, which import such things where they use them; flax needs rich."""
     program = (
         "import sys, jax, flax.linen, optax, orbax.checkpoint, jaxtyping\n"
         "before = set(sys.modules)\n"
@@ -113,6 +113,8 @@ def test_importing_alone_imports_none_of_its_parts() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(AttributeError, match="module 'fusionjax' has no attribute 'vision'; it has data, decoding, enc"):
+    with pytest.raises(
+        AttributeError, match=r"module 'fusionjax' has no attribute 'vision'; it has data, decoding, enc"
+    ):
         _ = fusionjax.vision
     assert dir(fusionjax) == sorted(fusionjax.__all__) and fusionjax.__version__.count(".") == 2

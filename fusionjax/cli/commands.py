@@ -158,11 +158,10 @@ def evaluate(words: Sequence[str]) -> Result:
         InputError: the run or the data cannot be used.
     """
     options = parse(EvaluateOptions, "fusionjax evaluate", words)
-    recipe = RECIPES.get(open_run(options.run).recipe)
-    if recipe is None:
-        raise InputError(
-            f"{options.run} is a run of no recipe of this version; there are {', '.join(RECIPES)}. Train one."
-        )
+    name = open_run(options.run).recipe
+    if name not in RECIPES:
+        raise InputError(f"{options.run} must be a run of {' or '.join(RECIPES)}; it is one of {name!r}. Train one.")
+    recipe = RECIPES[name]
 
     def change(config: Any) -> Any:
         changed = dataclasses.replace(config, data=options.data.apply(config.data))

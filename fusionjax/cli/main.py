@@ -1,5 +1,6 @@
 """The command line: finds the command, and turns errors into one line and an exit code."""
 
+import ctypes
 import json
 import logging
 import math
@@ -72,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if flags["--traceback"]:
                 traceback.print_exc()
             advice = " Check the path, its permissions and the free space." if isinstance(error, OSError) else ""
-            print(f"fusionjax: {error}{advice}", file=sys.stderr)
+            line = " ".join(str(error).splitlines())
+            print(f"fusionjax: {line}{advice}", file=sys.stderr)
             return 2
 
 
@@ -110,29 +112,34 @@ class _Output:
     """Keeps standard output for the result: with `--json`, whatever else is printed goes to standard error."""
 
     def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
+        self._as_json, self._kept = as_json, -1
 
     def __enter__(self) -> "_Output":
         if self._as_json:
             sys.stdout.flush()
-            self._real = os.dup(1)
+            # Libraries print below Python too.
+            self._stream, self._kept = sys.stdout, os.dup(1)
+            sys.stdout = sys.stderr
             os.dup2(2, 1)
         return self
 
     def result(self, result: Any) -> None:
         """Prints the result of a command: as JSON, or as the command would have it shown."""
-        if not self._as_json:
-            print(result.text)
-            return
-        with os.fdopen(os.dup(self._real), "w", encoding="utf-8") as stream:
-            json.dump(_plain(result.value), stream, indent=1)
-            stream.write("\n")
+        self._restore()
+        print(json.dumps(_plain(result.value), indent=1) if self._as_json else result.text)
+
+    def _restore(self) -> None:
+        if self._kept >= 0:
+            sys.stdout.flush()
+            # What libraries of C have printed may still be in their buffers.
+            ctypes.CDLL(None).fflush(None)
+            sys.stdout = self._stream
+            os.dup2(self._kept, 1)
+            os.close(self._kept)
+            self._kept = -1
 
     def __exit__(self, *_: object) -> None:
-        if self._as_json:
-            sys.stdout.flush()
-            os.dup2(self._real, 1)
-            os.close(self._real)
+        self._restore()
 
 
 def _plain(value: Any) -> Any:

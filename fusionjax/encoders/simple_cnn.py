@@ -62,8 +62,8 @@ class SimpleCNN(nn.Module):
         normalization: None, `"group"` (groups of 16 features) or `"batch"` (needs the collection `batch_stats`).
         pooling: of the grid to one vector, as in `TokenPooling`.
         hidden_features: of fully connected layers with ReLU after the pooling.
-        use_positions: adds a learned vector to each cell, so that attention over cells can tell where they are; fixes the
-            size of the images.
+        use_positions: adds a learned vector to each cell, so that attention over cells can tell where they are; fixes
+            the size of the images.
         dropout_rate: on the tokens and on the fully connected layers.
         mean: subtracted from the images in [0, 1].
         std: divided by, after that.

@@ -1,5 +1,7 @@
 """Additive attention as a layer."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
@@ -37,9 +39,9 @@ class AdditiveAttention(nn.Module):
 
     def setup(self) -> None:
         """Makes the two projections and the energy vector."""
-        settings = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.query = Dense(self.features, use_bias=False, **settings)
-        self.memory = Dense(self.features, **settings)
+        dense = partial(Dense, self.features, dtype=self.dtype, param_dtype=self.param_dtype)
+        self.query = dense(use_bias=False)
+        self.memory = dense()
         self.energy = self.param(
             "energy", nn.initializers.normal(self.features**-0.5), (self.features,), self.param_dtype
         )

@@ -70,10 +70,10 @@ class Elman(nn.Module):
             self.param("recurrent_kernel", self.recurrent_kernel_init, (self.features, self.features), dtype),
             self.param("bias", nn.initializers.zeros, (self.features,), dtype),
         )
-        inputs, *parameters = promote_dtype(inputs, *parameters, dtype=self.dtype)
+        inputs, *promoted = promote_dtype(inputs, *parameters, dtype=self.dtype)
         output = elman(
             inputs,
-            *parameters,
+            *promoted,
             activation=self.activation,
             initial_state=initial_state,
             mask=mask,

@@ -61,5 +61,5 @@ class GRU(nn.Module):
             self.param("bias", zeros, (width,), dtype),
             self.param("recurrent_bias", zeros, (width,), dtype),
         )
-        inputs, *parameters = promote_dtype(inputs, *parameters, dtype=self.dtype)
-        return gru(inputs, *parameters, initial_state=initial_state, mask=mask, reverse=reverse, time_major=time_major)
+        inputs, *promoted = promote_dtype(inputs, *parameters, dtype=self.dtype)
+        return gru(inputs, *promoted, initial_state=initial_state, mask=mask, reverse=reverse, time_major=time_major)

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
@@ -25,7 +26,8 @@ class KeyValue(NamedTuple):
     value: Float[Array, "batch keys heads head_dim"]
 
 
-class KeyValueCache(NamedTuple):
+@flax.struct.dataclass
+class KeyValueCache:
     """The keys and values of the tokens decoded so far; every array has the batch axis first.
 
     Attributes:
@@ -59,8 +61,8 @@ class MultiHeadAttention(nn.Module):
     head_i = softmax(Q W_i^Q (K W_i^K)^T / sqrt(head_dim)) V W_i^V; the output is their join times W^O. The parameters
     are the Dense layers `query`, `key`, `value` and `out`, with flat kernels `[inputs, num_heads * head_dim]`.
 
-    For decoding pass a `cache` (see `init_cache`) with one or more new tokens at a time: every new token sees the tokens
-    in the cache and the new ones up to itself. For cross-attention to a constant memory call `project` once and
+    For decoding pass a `cache` (see `init_cache`) with one or more new tokens at a time: every new token sees
+    those in the cache and the new ones up to itself. For cross-attention to a constant memory call `project` once and
     pass its result as `keys_values_projected`; if it has fewer rows than the queries, every row of it serves
     the same number of successive query rows, as beams of one example do.
 

@@ -1,5 +1,6 @@
 """A block of a Transformer."""
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -28,7 +29,7 @@ class TransformerBlockOutput(NamedTuple):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention if wanted, and a two-layer perceptron, each on normalised tokens and added to them.
+    """Self-attention, cross-attention if wanted, and a perceptron, each on normalised tokens and added to them.
 
     tokens += SelfAttention(Norm(tokens)); tokens += CrossAttention(Norm(tokens), memory); tokens += MLP(Norm(tokens)).
     Unlike in the paper the normalisation comes first (Xiong et al., 2020), which trains without long warm-up, and the
@@ -46,7 +47,8 @@ class TransformerBlock(nn.Module):
         param_dtype: dtype of the parameters.
 
     Example:
-        >>> block, tokens, memory = TransformerBlock(2, use_cross_attention=True), jnp.ones((3, 5, 8)), jnp.ones((3, 7, 6))
+        >>> tokens, memory = jnp.ones((3, 5, 8)), jnp.ones((3, 7, 6))
+        >>> block = TransformerBlock(num_heads=2, use_cross_attention=True)
         >>> block.apply(block.init(jax.random.key(0), tokens, memory), tokens, memory).tokens.shape
         (3, 5, 8)
 
@@ -66,14 +68,16 @@ class TransformerBlock(nn.Module):
 
     def setup(self) -> None:
         """Makes the parts."""
-        settings = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        heads = {"num_heads": self.num_heads, "features": self.features, **settings}
-        self.self_attention_norm = nn.LayerNorm(**settings)
-        self.self_attention = MultiHeadAttention(**heads)
+        norm = partial(nn.LayerNorm, dtype=self.dtype, param_dtype=self.param_dtype)
+        attention = partial(
+            MultiHeadAttention, self.num_heads, self.features, dtype=self.dtype, param_dtype=self.param_dtype
+        )
+        self.self_attention_norm = norm()
+        self.self_attention = attention()
         if self.use_cross_attention:
-            self.cross_attention_norm = nn.LayerNorm(**settings)
-            self.cross_attention = MultiHeadAttention(**heads)
-        self.mlp_norm = nn.LayerNorm(**settings)
+            self.cross_attention_norm = norm()
+            self.cross_attention = attention()
+        self.mlp_norm = norm()
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def __call__(
@@ -111,8 +115,8 @@ class TransformerBlock(nn.Module):
         given = memory is not None or memory_projected is not None
         if given != self.use_cross_attention:
             raise ValueError(
-                f"a memory is needed exactly with use_cross_attention; got use_cross_attention={self.use_cross_attention} "
-                f"and {'a' if given else 'no'} memory. Change one of the two."
+                f"a memory is needed exactly with use_cross_attention; got use_cross_attention="
+                f"{self.use_cross_attention} and {'a' if given else 'no'} memory. Change one of the two."
             )
         attended = self.self_attention(
             self.self_attention_norm(tokens),
@@ -164,6 +168,6 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def _perceive(self, tokens: Array) -> Array:
-        settings = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        hidden = Dense(self.mlp_features or 4 * tokens.shape[-1], name="mlp_in", **settings)(tokens)
-        return Dense(tokens.shape[-1], name="mlp_out", **settings)(jax.nn.gelu(hidden))
+        dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        hidden = dense(self.mlp_features or 4 * tokens.shape[-1], name="mlp_in")(tokens)
+        return dense(tokens.shape[-1], name="mlp_out")(jax.nn.gelu(hidden))

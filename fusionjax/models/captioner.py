@@ -163,14 +163,15 @@ def generate(
         num_beams: for `"beam"`.
         length_penalty: for `"beam"`: log-probabilities are divided by length to this power.
         key: random key, for `"sample"`.
-        num_samples: for `"sample"`: captions of each image, one after the other in the result; the image is encoded once.
+        num_samples: for `"sample"`: captions of each image, one after the other in the result; the image is encoded
+            once.
         temperature: for `"sample"`.
         top_k: for `"sample"`; None or 0 leaves all words.
         top_p: for `"sample"`; None leaves all words.
 
     Returns:
-        Tokens `[batch (* num_samples), max_length]`, their log-probabilities `[batch]` and lengths `[batch]`; of a beam search also all
-        beams and their scores.
+        Tokens `[batch (* num_samples), max_length]`, their log-probabilities and lengths, one each; of a beam search
+        also all beams and their scores.
 
     Raises:
         ValueError: an unknown method, or sampling without a key.

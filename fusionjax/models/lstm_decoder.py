@@ -9,7 +9,6 @@ from flax.typing import Dtype
 
 from fusionjax import ops
 from fusionjax.encoders import Features
-from fusionjax.encoders.pooling import mean_token
 from fusionjax.layers import LSTM, AdditiveAttention
 from fusionjax.models.words import DecoderOutput, WordTable, repeat_rows
 
@@ -104,8 +103,9 @@ class AttentionLSTMDecoder(nn.Module):
     """An LSTM that looks at the image's cells before each word.
 
     a_t = softmax_i(v . tanh(K f_i + Q h_{t-1})), z_t = sum_i a_ti f_i, h_t = LSTM([E[w_t]; z_t], h_{t-1}),
-    logits_t = WordTable([h_t; z_t]). The first state comes from the mean cell. Differs from the paper (its soft
-    attention) in the tied output, and has neither its gate on z_t nor its doubly stochastic penalty.
+    logits_t = WordTable([h_t; z_t]). The first state comes from the encoder's pooled vector: the paper's mean cell if
+    it pools by the mean, or one that knows where things are if it flattens. Differs from the paper (its soft attention)
+    in the tied output, and has neither its gate on z_t nor its doubly stochastic penalty.
 
     Attributes:
         vocab_size: number of tokens.
@@ -185,8 +185,8 @@ class AttentionLSTMDecoder(nn.Module):
             The memory (cells, their keys and mask) and the state `(cell, hidden)`, each `[batch, features]`.
         """
         cells, mask = features.kept_tokens, features.mask
-        mean = mean_token(cells, mask)
-        carry = ops.LSTMState(jnp.tanh(self.start_cell(mean)), jnp.tanh(self.start_hidden(mean)))
+        pooled = features.pooled
+        carry = ops.LSTMState(jnp.tanh(self.start_cell(pooled)), jnp.tanh(self.start_hidden(pooled)))
         return (cells, self.attend.project(cells), mask), carry
 
     def step(self, memory: Any, carry: ops.LSTMState, tokens: jax.Array) -> tuple[ops.LSTMState, jax.Array]:

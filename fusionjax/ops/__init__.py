@@ -1,4 +1,4 @@
-"""Pure array functions: each operation has one signature, a plain reference and, where it pays, faster implementations."""
+"""Pure array functions: one signature each, a plain reference and, where it pays, faster implementations."""
 
 from fusionjax.ops.additive_attention import additive_attention
 from fusionjax.ops.attention import AttentionOutput, attention, masked_softmax

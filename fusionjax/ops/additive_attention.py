@@ -43,8 +43,9 @@ def additive_attention(
     """
     if not query.shape[-1] == keys.shape[-1] == energy.shape[-1] or keys.shape[-2] != values.shape[-2]:
         raise ValueError(
-            "additive_attention takes query [..., queries, units], keys [..., keys, units], values [..., keys, value_dim] "
-            f"and energy [units]; got {query.shape}, {keys.shape}, {values.shape} and {energy.shape}. "
+            "additive_attention takes query [..., queries, units], keys [..., keys, units], "
+            f"values [..., keys, value_dim] and energy [units]; got {query.shape}, {keys.shape}, {values.shape} "
+            f"and {energy.shape}. "
             "Project query and keys to the same units."
         )
     # [..., queries, keys, units]

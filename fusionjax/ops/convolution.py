@@ -25,7 +25,7 @@ def conv2d(
 ) -> Float[Array, "batch out_height out_width features"]:
     """Convolves images with a kernel, without flipping it, and adds a bias.
 
-    output[b, y, x, o] = bias[o] + sum over i, j, c of images[b, y * stride + i, x * stride + j, c] * kernel[i, j, c, o].
+    output[b, y, x, o] = bias[o] + sum over i, j, c of image[b, y * stride + i, x * stride + j, c] * kernel[i, j, c, o].
 
     Implementations: `"xla"` is XLA's convolution and the reference. `"taps"` computes the same values, but its
     gradient for the kernel is one matrix product for each kernel row, summed over micro-batches: much faster on a CPU.

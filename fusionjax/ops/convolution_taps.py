@@ -39,7 +39,9 @@ def _forward(images: Array, kernel: Array, pads: Pads) -> tuple[Array, tuple[Arr
 
 def _backward(pads: Pads, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     images, kernel = residuals
-    return image_gradient(gradient, kernel, pads), kernel_gradient(images, gradient, kernel.shape[:2], pads)
+    return image_gradient(gradient, kernel, pads), kernel_gradient(
+        images, gradient, (kernel.shape[0], kernel.shape[1]), pads
+    )
 
 
 conv2d_taps.defvjp(_forward, _backward)

@@ -42,6 +42,8 @@ class ModelConfig:
         cnn_features: of each stage of the image encoder.
         padding: of its convolutions.
         normalization: in its stages.
+        pooling: of its cells to the vector that the LSTM decoders start from; `flatten` keeps where things are, `mean`
+            has fewer parameters.
         features: of the LSTM; of the Transformer.
         embedding_features: of a word, for the LSTM decoders.
         attention_features: of the attention, for the LSTM that looks.
@@ -54,6 +56,7 @@ class ModelConfig:
     cnn_features: tuple[int, ...] = (32, 64, 128)
     padding: Literal["SAME", "VALID"] = "SAME"
     normalization: Literal["group", "batch"] | None = "batch"
+    pooling: Literal["flatten", "mean", "attention"] = "flatten"
     features: int = 256
     embedding_features: int = 128
     attention_features: int = 128
@@ -141,6 +144,7 @@ def preset(source: str) -> CaptioningConfig:
     return CaptioningConfig(
         data=photographs,
         model=ModelConfig(
+            pooling="mean",
             cnn_features=(32, 64, 128, 192),
             features=256,
             embedding_features=192,
@@ -170,7 +174,7 @@ def build_model(config: CaptioningConfig, vocab_size: int) -> models.Captioner:
         features=shape.cnn_features,
         padding=shape.padding,
         normalization=shape.normalization,
-        pooling="mean",
+        pooling=shape.pooling,
         use_positions=True,
         dropout_rate=shape.dropout_rate,
         mean=0.5,

@@ -33,7 +33,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(
     last = errors.splitlines()[-1]
     assert last == f"stopped; a checkpoint is saved. To go on: fusionjax {shlex.join(whole(run))}"
     assert "Traceback" not in errors
-    saved = checksums(run, "train")["step"]
+    saved = checksums(run, "train")["newest"]
     words = shlex.split(last.partition("To go on: fusionjax ")[2])
     assert main(words) == 0
     assert f"going on from step {saved} of 12" in capfd.readouterr().err

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fusionjax import encoders, fusion, models
@@ -165,9 +163,7 @@ FUSIONS = [
 
 
 def _attention_lstm(dtype: Any) -> nn.Module:
-    return models.AttentionLSTMDecoder(
-        VOCABULARY, features=5, embedding_features=7, attention_features=3, dtype=dtype
-    )
+    return models.AttentionLSTMDecoder(VOCABULARY, features=5, embedding_features=7, attention_features=3, dtype=dtype)
 
 
 def _decoder_row(name: str, build: Callable[[Any], nn.Module], *, looks: bool) -> Row:

@@ -14,11 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fusionjax import encoders, fusion, models
 from fusionjax.parallel import make_mesh
-from tests.contracts.parameters import draw_variables
+from tests.contracts.parameters import draw_variables, fast_jit
 from tests.contracts.table import BATCH, ROWS, Row, read
-
-# Compiles in half the time; speed is not looked at here.
-_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +31,11 @@ class Case:
 
     @functools.cached_property
     def compiled(self) -> Any:
-        return _jit(self.compute)
+        return fast_jit(self.compute)
 
     @functools.cached_property
     def outputs(self) -> dict[str, Any]:
-        return self.compiled(self.variables, self.row.inputs)
+        return jax.device_get(self.compiled(self.variables, self.row.inputs))
 
 
 @pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.name)
@@ -69,9 +66,11 @@ def test_every_public_member_is_in_the_table() -> None:
 
 def test_shapes_and_dtypes(case: Case) -> None:
     assert {name: value.shape for name, value in case.outputs.items()} == case.row.shapes
-    assert all(value.dtype == jnp.float32 and bool(jnp.isfinite(value).all()) for value in case.outputs.values())
+    assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in case.outputs.values())
     for name, value in case.outputs.items():
-        assert float(jnp.std(value)) > 1e-3, f"{name} is constant"
+        assert np.std(value) > 1e-3, f"{name} is constant"
+    if "attention" in case.outputs:
+        np.testing.assert_allclose(case.outputs["attention"].sum(-1), 1, rtol=1e-5)
 
 
 def test_content_under_a_mask_changes_nothing(case: Case) -> None:
@@ -100,7 +99,7 @@ def test_gradients_equal_finite_differences(case: Case) -> None:
     places = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     weights = {name: _weights(value) for name, value in case.outputs.items()}
 
-    @_jit
+    @fast_jit
     @functools.partial(jax.grad, has_aux=True)
     def function(floating: list[Any]) -> tuple[jax.Array, Any]:
         filled = list(leaves)
@@ -109,16 +108,17 @@ def test_gradients_equal_finite_differences(case: Case) -> None:
         outputs = case.compute(*jax.tree.unflatten(structure, filled))
         return sum(jnp.sum(outputs[name] * weights[name]) for name in outputs), outputs
 
-    start, step = [leaves[place] for place in places], 1e-3
-    for place, gradient in enumerate(function(start)[0]):
-        assert bool(jnp.isfinite(gradient).all())
+    # The rest is done by NumPy, which compiles nothing.
+    start, step = [np.asarray(leaves[place]) for place in places], np.float32(1e-3)
+    for place, gradient in enumerate(jax.device_get(function(start)[0])):
+        assert np.isfinite(gradient).all()
         signs, ends = _signs(gradient), []
         for side in (step, -step):
             moved = function([leaf + side * signs if at == place else leaf for at, leaf in enumerate(start)])[1]
             # Summed in float64, since the difference is small.
             ends.append(sum(np.sum(np.float64(moved[name]) * weights[name]) for name in weights))
-        slope, expected = (ends[0] - ends[1]) / (2 * step), float(jnp.sum(gradient * signs))
-        size = float(jnp.linalg.norm(gradient.ravel()))
+        slope, expected = (ends[0] - ends[1]) / (2 * step), np.sum(gradient * signs)
+        size = np.linalg.norm(gradient.ravel())
         assert abs(slope - expected) <= 0.04 * size + 1e-2, f"argument {place} of shape {gradient.shape}"
 
 
@@ -133,16 +133,18 @@ def test_bfloat16_computes_in_bfloat16(case: Case) -> None:
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
     if not jax.tree.leaves(shapes):
         inputs = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == np.float32 else leaf, inputs)
-    outputs = _jit(lambda variables, inputs: read(module.apply(variables, **inputs)))(case.variables, inputs)
+    outputs = fast_jit(lambda variables, inputs: read(module.apply(variables, **inputs)))(case.variables, inputs)
     for name, expected in case.outputs.items():
         assert outputs[name].dtype == (jnp.float32 if name == "attention" else jnp.bfloat16)
-        error = jnp.abs(outputs[name].astype(jnp.float32) - expected).max() / jnp.abs(expected).max()
-        assert float(error) < 0.05, name
+        error = np.abs(np.float32(outputs[name]) - expected).max() / np.abs(expected).max()
+        assert error < 0.05, name
 
 
 def test_vmap_equals_one_by_one(case: Case) -> None:
-    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, jnp.roll(leaf, leaf.shape[0] // BATCH, axis=0)]), case.row.inputs)
-    outputs = _jit(jax.vmap(case.compute, in_axes=(None, 0)))(case.variables, stacked)
+    stacked = jax.tree.map(
+        lambda leaf: np.stack([leaf, np.roll(leaf, leaf.shape[0] // BATCH, axis=0)]), case.row.inputs
+    )
+    outputs = jax.device_get(fast_jit(jax.vmap(case.compute, in_axes=(None, 0)))(case.variables, stacked))
     _assert_equal({name: value[0] for name, value in outputs.items()}, case.outputs)
     rolled = {name: np.roll(value, value.shape[0] // BATCH, axis=0) for name, value in case.outputs.items()}
     _assert_equal({name: value[1] for name, value in outputs.items()}, rolled)
@@ -159,7 +161,7 @@ def test_works_inside_nnx(case: Case) -> None:
     inputs = jax.tree.map(jnp.asarray, case.row.inputs)
     wrapped = nnx.bridge.ToNNX(case.module, rngs=nnx.Rngs(0))
     random_state = nnx.to_pure_dict(nnx.state(wrapped))
-    # Only the shapes of the initialisation, since compiling initializers takes long; examples/nnx_encoder.py does it all.
+    # Only the shapes of the initialisation, since compiling initializers takes long; examples/nnx_encoder.py does all.
     wrapped = nnx.eval_shape(lambda wrapped: wrapped.lazy_init(**inputs), wrapped)
     state = nnx.state(wrapped)
     assert jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(wrapped, nnx.Param))) == jax.tree.map(

@@ -43,5 +43,7 @@ def test_mean_accumulates_in_float32() -> None:
 
 
 def test_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="pooling must be one of flatten, mean, last, attention; got 'max'. Choose one."):
+    with pytest.raises(
+        ValueError, match=r"pooling must be one of flatten, mean, last, attention; got 'max'. Choose one."
+    ):
         TokenPooling("max").apply({}, TOKENS)

@@ -5,7 +5,7 @@ import pytest
 
 from fusionjax.encoders import RNNEncoder
 from fusionjax.layers import RNN
-from tests.contracts.parameters import draw_variables
+from tests.contracts.parameters import draw_variables, run
 
 TOKENS = jnp.array([[5, 6, 7, 1, 2], [8, 9, 0, 0, 0], [3, 4, 1, 0, 0]])
 
@@ -13,12 +13,12 @@ TOKENS = jnp.array([[5, 6, 7, 1, 2], [8, 9, 0, 0, 0], [3, 4, 1, 0, 0]])
 def test_embeds_and_runs_the_recurrent_layers() -> None:
     encoder = RNNEncoder(11, features=6, cell="gru", num_layers=2, embedding_features=3, pooling="last")
     variables = draw_variables(encoder, TOKENS)
-    features = encoder.apply(variables, TOKENS)
+    features = run(encoder, variables, TOKENS)
     vectors = variables["params"]["embedding"]["embedding"][TOKENS]
     rnn = RNN(6, cell="gru", num_layers=2).apply({"params": variables["params"]["rnn"]}, vectors, mask=TOKENS != 0)
-    np.testing.assert_allclose(features.tokens, rnn.outputs, rtol=1e-6)
+    np.testing.assert_allclose(features.tokens, rnn.outputs, rtol=1e-5, atol=1e-6)
     # The last kept state is the final state of the last layer.
-    np.testing.assert_allclose(features.pooled, rnn.final_state[1][0], rtol=1e-6)
+    np.testing.assert_allclose(features.pooled, rnn.final_state[1][0], rtol=1e-5, atol=1e-6)
     assert features.grid == (5,) and features.mask.sum(1).tolist() == [5, 2, 3]
 
 
@@ -28,7 +28,7 @@ def test_self_attention_against_numpy() -> None:
     variables = draw_variables(encoder, TOKENS)
     params = variables["params"]
     rest = {name: value for name, value in params.items() if name != "self_attention"}
-    states, keep = np.array(plain.apply({"params": rest}, TOKENS).tokens), np.array(TOKENS != 0)
+    states, keep = np.array(run(plain, {"params": rest}, TOKENS).tokens), np.array(TOKENS != 0)
 
     def project(name: str, inputs: np.ndarray) -> np.ndarray:
         return inputs @ np.array(params["self_attention"][name]["kernel"]) + params["self_attention"][name]["bias"]
@@ -38,7 +38,7 @@ def test_self_attention_against_numpy() -> None:
     weights /= weights.sum(-1, keepdims=True)
     read = np.einsum("bhqk,bkhd->bqhd", weights, value).reshape(3, 5, 6)
     expected = (states + project("out", read)) * keep[..., None]
-    features = encoder.apply(variables, TOKENS)
+    features = run(encoder, variables, TOKENS)
     np.testing.assert_allclose(features.tokens, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(features.pooled, expected.reshape(3, 30), rtol=1e-5, atol=1e-5)
 
@@ -46,24 +46,24 @@ def test_self_attention_against_numpy() -> None:
 def test_a_given_mask_goes_before_padding() -> None:
     encoder = RNNEncoder(11, features=6, pooling="mean")
     variables = draw_variables(encoder, TOKENS)
-    whole = encoder.apply(variables, TOKENS, jnp.ones((3, 5), bool))
+    whole = run(encoder, variables, TOKENS, jnp.ones((3, 5), bool))
     assert bool(jnp.all(jnp.abs(whole.tokens[1, 4]) > 0))
-    assert bool(jnp.all(encoder.apply(variables, TOKENS).tokens[1, 4] == 0))
+    assert bool(jnp.all(run(encoder, variables, TOKENS).tokens[1, 4] == 0))
 
 
 def test_dropout_needs_no_key_when_deterministic() -> None:
     encoder = RNNEncoder(11, features=6, dropout_rate=0.5)
     variables = draw_variables(encoder, TOKENS)
     one, other = (
-        encoder.apply(variables, TOKENS, deterministic=False, rngs={"dropout": jax.random.key(seed)}).pooled
+        run(encoder, variables, TOKENS, deterministic=False, rngs={"dropout": jax.random.key(seed)}).pooled
         for seed in (0, 1)
     )
-    assert not np.allclose(one, other) and not np.allclose(one, encoder.apply(variables, TOKENS).pooled)
+    assert not np.allclose(one, other) and not np.allclose(one, run(encoder, variables, TOKENS).pooled)
 
 
 def test_errors() -> None:
     encoder = RNNEncoder(11, features=6)
     with pytest.raises(ValueError, match=r"text tokens must have shape \[batch, length\]; got \(5,\). Pad and stack"):
         encoder.init(jax.random.key(0), TOKENS[0])
-    with pytest.raises(TypeError, match="text tokens must be integers; got float32. Encode the text with a tokenizer"):
+    with pytest.raises(TypeError, match=r"text tokens must be integers; got float32. Encode the text with a tokenizer"):
         encoder.init(jax.random.key(0), TOKENS.astype(jnp.float32))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fusionjax.encoders import SimpleCNN, as_unit_images
-from tests.contracts.parameters import draw_variables
+from tests.contracts.parameters import draw_variables, run
 
 IMAGES = np.random.default_rng(0).uniform(size=(2, 11, 13, 3)).astype(np.float32)
 
@@ -24,7 +24,7 @@ def render(images: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarr
 def test_two_stages_against_numpy() -> None:
     encoder = SimpleCNN(features=(5, 7), mean=0.25, std=0.5)
     variables = draw_variables(encoder, IMAGES)
-    features = encoder.apply(variables, IMAGES)
+    features = run(encoder, variables, IMAGES)
     expected = (IMAGES - 0.25) / 0.5
     for stage in ("conv_0", "conv_1"):
         expected = render(expected, *(np.array(variables["params"][stage][name]) for name in ("kernel", "bias")))
@@ -41,13 +41,13 @@ def test_group_normalisation_follows_the_pooling() -> None:
     groups = shifted.reshape(2, -1, 2, 16)
     normal = (groups - groups.mean((1, 3), keepdims=True)) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
     expected = normal.reshape(2, -1, 32) * params["norm_0"]["scale"] + params["norm_0"]["bias"]
-    np.testing.assert_allclose(encoder.apply(variables, IMAGES).tokens, np.maximum(expected, 0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(run(encoder, variables, IMAGES).tokens, np.maximum(expected, 0), rtol=1e-3, atol=1e-3)
 
 
 def test_batch_normalisation_learns_statistics_in_training_only() -> None:
     encoder = SimpleCNN(features=(5,), normalization="batch", pooling="mean")
     variables = draw_variables(encoder, IMAGES)
-    _, updated = encoder.apply(variables, IMAGES, deterministic=False, mutable=["batch_stats"])
+    _, updated = run(encoder, variables, IMAGES, deterministic=False, mutable=["batch_stats"])
     convolved = render(IMAGES, np.array(variables["params"]["conv_0"]["kernel"]), np.float32(100)) - 100
     before = np.array(variables["batch_stats"]["norm_0"]["mean"])
     expected = 0.9 * before + 0.1 * convolved.mean((0, 1, 2))
@@ -58,18 +58,26 @@ def test_batch_normalisation_learns_statistics_in_training_only() -> None:
 def test_same_padding_keeps_the_grid_and_hidden_layers_follow_the_pooling() -> None:
     encoder = SimpleCNN(features=(5, 7), padding="SAME", hidden_features=(3,), pooling="mean")
     variables = draw_variables(encoder, IMAGES)
-    features = encoder.apply(variables, IMAGES)
+    features = run(encoder, variables, IMAGES)
     dense = variables["params"]["dense_0"]
     expected = np.maximum(np.array(features.tokens).mean(1) @ dense["kernel"] + dense["bias"], 0)
     assert features.grid == (2, 3)
     np.testing.assert_allclose(features.pooled, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_positions_are_added_to_the_cells() -> None:
+    encoder = SimpleCNN(features=(5,), use_positions=True)
+    variables = draw_variables(encoder, IMAGES)
+    plain = run(encoder.clone(use_positions=False), {"params": {"conv_0": variables["params"]["conv_0"]}}, IMAGES)
+    expected = plain.tokens + variables["params"]["positions"]
+    np.testing.assert_allclose(run(encoder, variables, IMAGES).tokens, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_uint8_images_mean_the_same_as_unit_images() -> None:
     images = np.random.default_rng(1).integers(0, 256, (2, 11, 13, 3), np.uint8)
     encoder = SimpleCNN(features=(5,))
     variables = draw_variables(encoder, images)
-    whole, unit = encoder.apply(variables, images), encoder.apply(variables, images / np.float32(255))
+    whole, unit = run(encoder, variables, images), run(encoder, variables, images / np.float32(255))
     np.testing.assert_allclose(whole.tokens, unit.tokens, rtol=1e-5, atol=1e-6)
     assert as_unit_images(jnp.asarray(images), jnp.bfloat16).dtype == jnp.bfloat16
 
@@ -78,11 +86,11 @@ def test_dropout_depends_on_the_key() -> None:
     encoder = SimpleCNN(features=(5,), dropout_rate=0.5)
     variables = draw_variables(encoder, IMAGES)
     one, again, other = (
-        encoder.apply(variables, IMAGES, deterministic=False, rngs={"dropout": jax.random.key(seed)}).pooled
+        run(encoder, variables, IMAGES, deterministic=False, rngs={"dropout": jax.random.key(seed)}).pooled
         for seed in (0, 0, 1)
     )
     assert bool((one == again).all()) and not bool((one == other).all())
-    kept = encoder.apply(variables, IMAGES).pooled
+    kept = run(encoder, variables, IMAGES).pooled
     np.testing.assert_allclose(one, np.where(np.array(one) == 0, 0, 2 * np.array(kept)), rtol=1e-6)
 
 

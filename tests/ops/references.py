@@ -76,7 +76,7 @@ def elman_cell(state, inputs, input_kernel, recurrent_kernel, bias):
 
 
 def recur(cell, state, inputs, parameters, mask, reverse):
-    """Returns outputs `[batch, length, features]` and the final state; a masked step does nothing and puts out zeros."""
+    """Returns outputs `[batch, length, features]` and the final state; a masked step only puts out zeros."""
     outputs = [None] * inputs.shape[1]
     for step in reversed(range(inputs.shape[1])) if reverse else range(inputs.shape[1]):
         keep = mask[:, step, None]

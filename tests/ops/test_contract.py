@@ -18,7 +18,7 @@ def close(actual, expected, tolerance=5e-5):
 
 
 def with_gradients(function):
-    """Makes a function of the outputs and the gradients for all arguments, weighing every output's entry differently."""
+    """Makes a function of the outputs and the gradients for all arguments; each output entry weighs another."""
 
     def differentiate(*arguments):
         outputs, pull_back = jax.vjp(function, *arguments)

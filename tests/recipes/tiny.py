@@ -21,11 +21,17 @@ from PIL import Image
 from fusionjax.cli import main
 
 REPOSITORY = Path(__file__).parents[2]
-SMALL = "--data.image-size 32 --data.max-length 12 --training.batch-size 8 --model.cnn-features 4 8".split()
-SCENES = [*SMALL, *"--data.size 48 --data.evaluation-size 12 --training.log-every 1 --report-samples 3".split()]
-CAPTIONER = "--model.features 16 --model.embedding-features 8 --model.attention-features 8".split()
-CLASSIFIER = "--model.text-features 8 --model.fusion-features 8 --model.fusion-layers 1 --model.num-heads 2".split()
-STAGES = "--training.epochs 2 --training.checkpoint-every 2 --reward.epochs 1 --reward.batch-size 8".split()
+SMALL, SCENES, CAPTIONER, CLASSIFIER, STAGES = (
+    words.split()
+    for words in (
+        "--data.image-size 32 --data.max-length 12 --training.batch-size 8 --model.cnn-features 4 8",
+        "--data.size 48 --data.evaluation-size 12 --training.log-every 1 --report-samples 3",
+        "--model.features 16 --model.embedding-features 8 --model.attention-features 8",
+        "--model.text-features 8 --model.fusion-features 8 --model.fusion-layers 1 --model.num-heads 2",
+        "--training.epochs 2 --training.checkpoint-every 2 --reward.epochs 1 --reward.batch-size 8",
+    )
+)
+SCENES = [*SMALL, *SCENES]
 WORDS = ("red", "green", "blue")
 SETTINGS = {
     "jax_compilation_cache_max_size": 10**9,  # A limit brings a lock, which several processes need.
@@ -36,7 +42,17 @@ SETTINGS = {
 
 def captioning(output: Path, *more: object) -> list[str]:
     """Words that train a captioner on scenes."""
-    return ["train", "captioning", "--output", str(output), *SCENES, *CAPTIONER, "--training.epochs", "1", *map(str, more)]
+    return [
+        "train",
+        "captioning",
+        "--output",
+        str(output),
+        *SCENES,
+        *CAPTIONER,
+        "--training.epochs",
+        "1",
+        *map(str, more),
+    ]
 
 
 def whole(output: Path, *more: object) -> list[str]:
@@ -115,7 +131,7 @@ def checksums(run: Path, stage: str) -> dict[str, object]:
     """What the newest checkpoint of a stage says of every array of the state."""
     folders = [folder for folder in (run / "checkpoints" / stage).iterdir() if folder.name.isdigit()]
     newest = max(folders, key=lambda folder: int(folder.name))
-    return {"step": newest.name, **json.loads((newest / "manifest.json").read_text())["leaves"]}
+    return {"newest": newest.name, **json.loads((newest / "manifest.json").read_text())["leaves"]}
 
 
 def picture(number: int, side: int = 24) -> Image.Image:
@@ -144,7 +160,11 @@ def write_flickr(folder: Path, count: int = 20, *, split: str | None = None, lab
 def write_coco(folder: Path, count: int = 20) -> Path:
     """The same in COCO's form."""
     (folder / "annotations").mkdir(parents=True)
-    for part, numbers in (("train", range(count - 8)), ("val", range(count - 8, count - 4)), ("test", range(count - 4, count))):
+    for part, numbers in (
+        ("train", range(count - 8)),
+        ("val", range(count - 8, count - 4)),
+        ("test", range(count - 4, count)),
+    ):
         (folder / part).mkdir()
         for number in numbers:
             picture(number).save(folder / part / f"{number}.jpg")

@@ -1,0 +1,60 @@
+"""Every example runs in its tiny mode, is short, and says in its header how to run it."""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def _main(name: str) -> Callable[[list[str]], Any]:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_is_short_and_its_header_gives_the_command(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = "\n".join(lines[: lines.index('"""', 1)])
+    assert len(lines) <= 150 and f"python examples/{path.name}" in header and "--tiny" in header
+
+
+def test_fusion_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 <= _main("fusion_by_hand")(["--tiny"]) <= 1
+    assert "epoch 2: loss 0." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_data_parallel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main("data_parallel")(["--tiny"]) < 1e-5
+    assert [line.split(" on 8")[0].strip() for line in capsys.readouterr().out.splitlines()] == [
+        "sharded jit",
+        "pmap",
+        "by hand",
+    ]
+
+
+def test_nnx_encoder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert math.isfinite(_main("nnx_encoder")(["--tiny"]))
+    assert "of the test pictures" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_caption_your_folder(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    captions = _main("caption_your_folder")(["--tiny"])
+    out = capsys.readouterr().out
+    assert len(captions) == 2 and "test/cider_d" in out and f"0.png: {captions[0]}" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_caption_your_folder_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"2"):
+        _main("caption_your_folder")([])
+    assert "a folder is needed; or try --tiny" in capsys.readouterr().err

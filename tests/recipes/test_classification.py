@@ -1,0 +1,88 @@
+"""The classification recipe: scenes, a folder with labels, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fusionjax.cli import main
+from fusionjax.errors import InputError
+from fusionjax.recipes import classification
+from tests.recipes.tiny import CLASSIFIER, SCENES, SMALL, write_flickr
+
+Captured = pytest.CaptureFixture[str]
+EPOCH = ["--training.epochs", "1"]
+
+
+def on_folder(run: Path, folder: Path, *more: str) -> list[str]:
+    source = ["--data.source", "flickr", "--data.path", str(folder), "--data.min-count", "1"]
+    return ["train", "classification", "--output", str(run), *source, *SMALL, *CLASSIFIER, *EPOCH, *more]
+
+
+def test_folder_with_labels(tmp_path: Path, capfd: Captured) -> None:
+    folder, run = write_flickr(tmp_path / "folder", label=True), tmp_path / "run"
+    words = on_folder(run, folder, "--training.epochs", "9", "--training.use-best", "--optimizer.learning-rate", "0.01")
+    assert main([*words, "--json"]) == 0
+    metrics = json.loads(capfd.readouterr().out)
+    assert metrics["test/pairs"] == 8.0
+    assert metrics["test/accuracy"] > 0.6  # The sentence names the class.
+    assert json.loads((run / "classes.json").read_text()) == ["blue", "green", "red"]
+    page = (run / "report.html").read_text()
+    assert all(name in page for name in ("<h2>Predictions</h2>", "of 8 right", "blue", "green", "red", "test/accuracy"))
+    assert main(["evaluate", str(run), "--json"]) == 0
+    again = json.loads(capfd.readouterr().out)
+    assert again == {name: value for name, value in metrics.items() if name.startswith("test/")}
+    other = write_flickr(tmp_path / "other", 5, label=True)
+    assert main(["evaluate", str(run), "--data.path", str(other), "--data.split", "all", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["all/pairs"] == 10.0
+    (other / "captions.csv").write_text("image,caption,label\n0.jpg,a picture,pink\n")
+    assert main(["evaluate", str(run), "--data.path", str(other), "--data.split", "all"]) == 2
+    expected = "must be one of the training's, blue, green, red; got 'pink'. Correct it, or train with it."
+    assert expected in capfd.readouterr().err
+    assert main(["caption", str(run), "none.jpg"]) == 2
+    assert "must be a run of captioning; it is one of classification." in capfd.readouterr().err
+    (run / "classes.json").write_text('{"red"')
+    assert main(["evaluate", str(run)]) == 2
+    assert "classes.json must list the classes;" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_scenes_with_the_other_fusion(tmp_path: Path, capfd: Captured) -> None:
+    run = tmp_path / "run"
+    words = ["train", "classification", "--output", str(run), *SCENES, *CLASSIFIER, *EPOCH, "--model.fusion", "concat"]
+    assert main([*words, "--model.cell", "gru", "--model.bidirectional", "--json"]) == 0
+    metrics = json.loads(capfd.readouterr().out)
+    assert (metrics["test/pairs"], metrics["train/steps"]) == (12.0, 6.0)
+    assert 0 <= metrics["test/accuracy"] <= 1
+    rows = [json.loads(line) for line in (run / "curves.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train/accuracy" in row] == [1, 2, 3, 4, 5, 6]
+    assert {"validation/loss", "validation/accuracy"} < set(rows[-1])
+    assert main([*words, "--model.cell", "gru", "--model.bidirectional", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == metrics
+
+
+def test_refusals_leave_nothing(tmp_path: Path, capfd: Captured) -> None:
+    folder, run = write_flickr(tmp_path / "folder"), tmp_path / "run"
+    assert main(on_folder(run, folder)) == 2
+    expected = "classification needs a label of every example; 0.jpg has none. Add a column label to captions.csv"
+    assert expected in capfd.readouterr().err
+    table = folder / "captions.csv"
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{rows[0]},label", *(f"{row},same" for row in rows[1:])]))
+    assert main(on_folder(run, folder)) == 2
+    assert "classification needs two classes or more; got same. Check the labels." in capfd.readouterr().err
+    labels = ["new" if row.startswith("4.jpg") else str(int(row.split(".")[0]) % 3) for row in rows[1:]]
+    table.write_text("\n".join([f"{rows[0]},label", *map(",".join, zip(rows[1:], labels, strict=True))]))
+    assert main(on_folder(run, folder)) == 2
+    errors = capfd.readouterr().err
+    assert (
+        "the label of 4.jpg must be one of the training's, 0, 1, 2; got 'new'. Correct it, or train with it." in errors
+    )
+    assert not run.exists()
+
+
+def test_only_its_own_runs(captioner: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"must be a run of classification; it is one of captioning\. Give another run"
+    ):
+        classification.evaluate(captioner)
