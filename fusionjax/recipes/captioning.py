@@ -127,7 +127,9 @@ def preset(source: str) -> CaptioningConfig:
         InputError: an unknown source.
     """
     if source == "scenes":
-        return CaptioningConfig(data=DataConfig(max_length=12))
+        scenes = DataConfig(size=16_000, image_size=48, captions_per_image=2, max_length=12)
+        schedule = TrainingConfig(epochs=3, batch_size=16, ema_decay=0.99)
+        return CaptioningConfig(data=scenes, model=ModelConfig(dropout_rate=0.0), training=schedule)
     if source not in ("flickr", "coco", "tfds"):
         raise InputError(f"the source must be scenes, flickr, coco or tfds; got {source!r}. Choose one.")
     photographs = DataConfig(
@@ -154,8 +156,8 @@ def preset(source: str) -> CaptioningConfig:
         optimizer=training.OptimizerConfig(
             learning_rate=2e-3, warmup_steps=100, end_fraction=0.35, clip_norm=5.0, weight_decay=1e-2, b2=0.98
         ),
-        training=TrainingConfig(epochs=14, batch_size=16, label_smoothing=0.1, ema_decay=0.99),
-        reward=RewardConfig(epochs=7),
+        training=TrainingConfig(epochs=12, batch_size=16, label_smoothing=0.1, ema_decay=0.99),
+        reward=RewardConfig(epochs=6),
     )
 
 

@@ -37,6 +37,20 @@ class Case:
     def outputs(self) -> dict[str, Any]:
         return jax.device_get(self.compiled(self.variables, self.row.inputs))
 
+    @functools.cached_property
+    def gradients(self) -> Any:
+        """From floating and other leaves to gradients of a weighted sum of all outputs, and the outputs."""
+        leaves, structure = jax.tree.flatten((self.variables, self.row.inputs))
+        places = [np.issubdtype(leaf.dtype, np.floating) for leaf in leaves]
+
+        def weigh(floating: list[Any], others: list[Any]) -> tuple[jax.Array, Any]:
+            sources = iter(floating), iter(others)
+            filled = [next(sources[0] if place else sources[1]) for place in places]
+            outputs = self.compute(*jax.tree.unflatten(structure, filled))
+            return sum(jnp.sum(value * _weights(value)) for value in outputs.values()), outputs
+
+        return fast_jit(jax.grad(weigh, has_aux=True))
+
 
 @pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.name)
 def case(request: pytest.FixtureRequest) -> Case:
@@ -79,7 +93,11 @@ def test_content_under_a_mask_changes_nothing(case: Case) -> None:
     hidden = case.row.hide(case.row.inputs)
     before, after = jax.tree.leaves(case.row.inputs), jax.tree.leaves(hidden)
     assert any(not np.array_equal(*pair) for pair in zip(before, after, strict=True))
-    _assert_equal(case.compiled(case.variables, hidden), case.outputs, tolerance=1e-6)
+    (plain, expected), (gradients, outputs) = (
+        jax.device_get(case.gradients(*_split(case.variables, inputs))) for inputs in (case.row.inputs, hidden)
+    )
+    _assert_equal(outputs, expected, tolerance=1e-6)
+    _assert_equal(dict(enumerate(gradients)), dict(enumerate(plain)))
 
 
 def test_longer_padding_changes_nothing(case: Case) -> None:
@@ -95,31 +113,29 @@ def test_eager_equals_jit(case: Case) -> None:
 
 def test_gradients_equal_finite_differences(case: Case) -> None:
     """Along one direction of random signs for every parameter and every floating input."""
-    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, (case.variables, case.row.inputs)))
-    places = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    weights = {name: _weights(value) for name, value in case.outputs.items()}
-
-    @fast_jit
-    @functools.partial(jax.grad, has_aux=True)
-    def function(floating: list[Any]) -> tuple[jax.Array, Any]:
-        filled = list(leaves)
-        for place, leaf in zip(places, floating, strict=True):
-            filled[place] = leaf
-        outputs = case.compute(*jax.tree.unflatten(structure, filled))
-        return sum(jnp.sum(outputs[name] * weights[name]) for name in outputs), outputs
-
-    # The rest is done by NumPy, which compiles nothing.
-    start, step = [np.asarray(leaves[place]) for place in places], np.float32(1e-3)
-    for place, gradient in enumerate(jax.device_get(function(start)[0])):
+    start, others = _split(case.variables, case.row.inputs)
+    weights, step = {name: _weights(value) for name, value in case.outputs.items()}, np.float32(1e-3)
+    for place, gradient in enumerate(jax.device_get(case.gradients(start, others)[0])):
         assert np.isfinite(gradient).all()
         signs, ends = _signs(gradient), []
         for side in (step, -step):
-            moved = function([leaf + side * signs if at == place else leaf for at, leaf in enumerate(start)])[1]
+            moved = [leaf + side * signs if at == place else leaf for at, leaf in enumerate(start)]
+            outputs = case.gradients(moved, others)[1]
             # Summed in float64, since the difference is small.
-            ends.append(sum(np.sum(np.float64(moved[name]) * weights[name]) for name in weights))
+            ends.append(sum(np.sum(np.float64(outputs[name]) * weights[name]) for name in weights))
         slope, expected = (ends[0] - ends[1]) / (2 * step), np.sum(gradient * signs)
         size = np.linalg.norm(gradient.ravel())
         assert abs(slope - expected) <= 0.04 * size + 1e-2, f"argument {place} of shape {gradient.shape}"
+
+
+def _split(variables: Any, inputs: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The floating leaves and the others, as NumPy arrays, with which nothing is compiled."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((variables, inputs))]
+    floating = [np.issubdtype(leaf.dtype, np.floating) for leaf in leaves]
+    return (
+        [leaf for leaf, which in zip(leaves, floating, strict=True) if which],
+        [leaf for leaf, which in zip(leaves, floating, strict=True) if not which],
+    )
 
 
 def _weights(value: Any) -> np.ndarray:
