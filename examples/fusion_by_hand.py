@@ -1,11 +1,13 @@
 """The fusion of a CNN and an LSTM with self-attention, trained in a plain loop: is the sentence true of the picture?
 
-Run:  python examples/fusion_by_hand.py            (some minutes on two CPU cores)
-      python examples/fusion_by_hand.py --tiny     (seconds, to see that it runs)
+Run:  python examples/fusion_by_hand.py                           (the classic fusion; minutes on two CPU cores)
+      python examples/fusion_by_hand.py --fusion cross_attention  (the words look at the image)
+      python examples/fusion_by_hand.py --tiny                    (seconds, to see that it runs)
 
 Images go through convolution 3x3, ReLU and max-pooling 2x2, three times; sentences through an embedding, an LSTM and
 self-attention; both branches are flattened and joined (`Concat`), and a fully connected layer gives the classes, as in
-the classic model. Nothing of `fusionjax.training` is used: the loop below is all there is.
+the classic model. Nothing of `fusionjax.training` is used: the loop below is all there is. The task needs each word to
+meet its place in the picture, which joined vectors do badly: after three epochs they are still near chance.
 """
 
 import argparse
@@ -22,13 +24,14 @@ import fusionjax as fj
 CLASSES = ("false", "true")
 
 
-def build_model(vocab_size: int, features: int, stages: tuple[int, ...]) -> fj.models.FusionClassifier:
+def build_model(vocab_size: int, features: int, stages: tuple[int, ...], fusion: str) -> fj.models.FusionClassifier:
+    looks = fj.fusion.CrossAttention(features=features, num_heads=4, num_layers=2)
     return fj.models.FusionClassifier(
         encoders={
-            "image": fj.encoders.SimpleCNN(features=stages),
+            "image": fj.encoders.SimpleCNN(features=stages, normalization="group", mean=0.5, std=0.5),
             "text": fj.encoders.RNNEncoder(vocab_size, features=features, cell="lstm", self_attention=True),
         },
-        fusion=fj.fusion.Concat(),
+        fusion=looks if fusion == "cross_attention" else fj.fusion.Concat(),
         num_classes=len(CLASSES),
         hidden_features=(features,),
     )
@@ -54,6 +57,7 @@ def make_batches(
 def main(arguments: list[str] | None = None) -> float:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="a small model and few steps")
+    parser.add_argument("--fusion", choices=("concat", "cross_attention"), default="concat")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -63,7 +67,7 @@ def main(arguments: list[str] | None = None) -> float:
 
     train, test = load("train", size, image_size), load("test", size // 8 + batch_size, image_size)
     tokenizer = fj.data.train_tokenizer(scene["sentence"] for scene in train)
-    model = build_model(tokenizer.vocab_size, features, stages)
+    model = build_model(tokenizer.vocab_size, features, stages, options.fusion)
     optimizer = optax.adam(optax.cosine_decay_schedule(options.learning_rate, epochs * (size // batch_size)))
 
     def loss_fn(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -128,7 +128,7 @@ def preset(source: str) -> CaptioningConfig:
     """
     if source == "scenes":
         scenes = DataConfig(size=16_000, image_size=48, captions_per_image=2, max_length=12)
-        schedule = TrainingConfig(epochs=3, batch_size=16, ema_decay=0.99)
+        schedule = TrainingConfig(epochs=4, batch_size=16, ema_decay=0.99)
         return CaptioningConfig(data=scenes, model=ModelConfig(dropout_rate=0.0), training=schedule)
     if source not in ("flickr", "coco", "tfds"):
         raise InputError(f"the source must be scenes, flickr, coco or tfds; got {source!r}. Choose one.")

@@ -111,8 +111,14 @@ def start(words: Sequence[str], folder: Path) -> subprocess.Popen[str]:
         "PYTHONPATH": str(REPOSITORY),
     }
     program = "import sys; from fusionjax.cli import main; sys.exit(main())"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", program, *words], env=environment, **pipes)  # type: ignore[call-overload]
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def stop_at(process: subprocess.Popen[str], run: Path, step: int, number: signal.Signals) -> tuple[int, str, str]:
@@ -123,6 +129,10 @@ def stop_at(process: subprocess.Popen[str], run: Path, step: int, number: signal
             break
         time.sleep(0.005)
     process.send_signal(number)
+    process.wait(timeout=120)
+    # Workers of the loader outlive a parent that is killed, and hold its pipes.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     output, errors = process.communicate(timeout=120)
     return process.returncode, output, errors
 
