@@ -1,10 +1,10 @@
 """Captioning real photographs: each decoder with several seeds, greedy and beam search, in one table.
 
-    python benchmarks/captioning.py --data DIR [--decoders attention lstm transformer] [--seeds 0 1 2] [--output runs/captioning-benchmark]
+    python benchmarks/captioning.py --data DIR [--decoders attention lstm transformer] [--seeds 0 1 2] [--output DIR]
 
-Each training runs in a process of its own and is left out where its run directory has ended already. `--threads 1` gives it one
-core, so that two runs beside each other measure processor time fairly. The table goes to standard error, a JSON list of records to
-standard output.
+Each training runs in a process of its own and is left out where its run directory has ended already. `--threads 1`
+gives it one core, so that runs beside each other measure processor time fairly. The table goes to standard error, a
+JSON list of records to standard output.
 """
 
 import argparse
@@ -71,10 +71,7 @@ def main():
     parser.add_argument("--threads", type=int, default=0, help="cores for each run; 0: all")
     options = parser.parse_args()
     records = [
-        record
-        for seed in options.seeds
-        for decoder in options.decoders
-        for record in measure(decoder, seed, options)
+        record for seed in options.seeds for decoder in options.decoders for record in measure(decoder, seed, options)
     ]
     print(table(records), file=sys.stderr)
     print(json.dumps(records, indent=1))

@@ -26,7 +26,7 @@ _PACKAGES = (
     "training",
 )
 
-__all__ = ["InputError", "__version__", *_PACKAGES]  # noqa: PLE0604
+__all__ = ["InputError", "__version__", *_PACKAGES]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -4,5 +4,6 @@
 class InputError(ValueError):
     """Something that the user gave (a file, a folder, a run directory, a setting) cannot be used.
 
-    The message is one line: what was expected, what came, what to do. The command line prints it alone and exits with 2.
+    The message is one line: what was expected, what came, what to do. The command line prints it alone
+    and exits with 2.
     """

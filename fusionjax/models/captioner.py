@@ -64,7 +64,7 @@ class Captioner(nn.Module):
         batch: Mapping[str, jax.Array],
         *,
         deterministic: bool = True,
-        freeze_encoder: bool = False,
+        encoder_deterministic: bool | None = None,
     ) -> CaptionerOutput:
         """Scores given captions (teacher forcing).
 
@@ -72,7 +72,8 @@ class Captioner(nn.Module):
             batch: `"image"` `[batch, height, width, channels]` and `"text"`, tokens `[batch, length]` or
                 `[batch, captions, length]` that begin with the start token; 0 = padding.
             deterministic: switches dropout off.
-            freeze_encoder: the encoder takes part as it is: no dropout, stored batch statistics, no gradient.
+            encoder_deterministic: the same for the encoder alone, whose batch statistics are then the stored ones; None
+                takes `deterministic`.
 
         Returns:
             The logits of every next token, and where each looked.
@@ -90,9 +91,8 @@ class Captioner(nn.Module):
             )
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise TypeError(f"captions must be integers; got {tokens.dtype}. Encode them with a tokenizer first.")
-        features = self.encoder(batch["image"], deterministic=deterministic or freeze_encoder)
-        if freeze_encoder:
-            features = jax.lax.stop_gradient(features)
+        encoder_deterministic = deterministic if encoder_deterministic is None else encoder_deterministic
+        features = self.encoder(batch["image"], deterministic=encoder_deterministic)
         # [batch * captions, length - 1]
         inputs = tokens[..., :-1].reshape(-1, tokens.shape[-1] - 1)
         output = self.decoder(features, inputs, deterministic=deterministic)

@@ -156,7 +156,7 @@ def preset(source: str) -> CaptioningConfig:
         optimizer=training.OptimizerConfig(
             learning_rate=2e-3, warmup_steps=100, end_fraction=0.35, clip_norm=5.0, weight_decay=1e-2, b2=0.98
         ),
-        training=TrainingConfig(epochs=12, batch_size=16, label_smoothing=0.1, ema_decay=0.99),
+        training=TrainingConfig(epochs=20, batch_size=16, label_smoothing=0.1, ema_decay=0.99),
         reward=RewardConfig(epochs=6),
     )
 

@@ -80,9 +80,8 @@ def make_reward_loss(
     """Makes the loss whose gradient raises the expected reward.
 
     In one compiled step: encode the images, sample sentences from the model as it is, let the host score them, and
-    weigh the gradient of each sentence's log-probability with its advantage over the image's other samples. The image
-    encoder stays as it is, which saves half of the time; dropout acts on the decoder while the gradient is taken, not
-    while sampling.
+    weigh the gradient of each sentence's log-probability with its advantage over the image's other samples. Batch
+    statistics stay as they are, and dropout acts on the decoder alone, while the gradient is taken, not while sampling.
 
     Args:
         model: the captioner.
@@ -121,7 +120,7 @@ def make_reward_loss(
             variables,
             {"image": batch["image"], "text": text},
             deterministic=False,
-            freeze_encoder=True,
+            encoder_deterministic=True,
             rngs={"dropout": dropout_key},
         )
         advantages = losses.leave_one_out(rewards).reshape(-1)
