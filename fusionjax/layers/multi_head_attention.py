@@ -1,6 +1,6 @@
 """Multi-head attention, with a cache for decoding."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from fusionjax.layers.dense import Dense
 from fusionjax.ops import attention, combine_masks
@@ -36,9 +36,10 @@ class KeyValueCache:
         index: `[batch]`, int32: how many tokens each row holds.
     """
 
-    key: Float[Array, "batch max_length heads head_dim"]
-    value: Float[Array, "batch max_length heads head_dim"]
-    index: Int[Array, " batch"]
+    # Not Array: transformations put shapes, shardings and other stand-ins into pytrees.
+    key: Any
+    value: Any
+    index: Any
 
 
 class MultiHeadAttentionOutput(NamedTuple):

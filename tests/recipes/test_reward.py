@@ -68,7 +68,7 @@ def test_gradient_raises_the_reward(captioner: Path) -> None:
         return changed, gradient, output.metrics["reward"], output.model_state
 
     means = []
-    for number in range(25):
+    for number in range(15):
         params, gradient, (paid, samples), after = step(params, jax.random.key(number))
         means.append(float(paid / samples))
     assert float(samples) == 64.0
