@@ -7,7 +7,7 @@ Run:  python examples/fusion_by_hand.py                           (the classic f
 Images go through convolution 3x3, ReLU and max-pooling 2x2, three times; sentences through an embedding, an LSTM and
 self-attention; both branches are flattened and joined (`Concat`), and a fully connected layer gives the classes, as in
 the classic model. Nothing of `fusionjax.training` is used: the loop below is all there is. The task needs each word to
-meet its place in the picture, which joined vectors do badly: after three epochs they are still near chance.
+meet its place in the picture, which joined vectors do badly: after three epochs they were still near chance.
 """
 
 import argparse

@@ -42,7 +42,10 @@ def test_lstm_decoder_in_bfloat16(tmp_path: Path, capfd: Captured) -> None:
 @pytest.mark.slow
 def test_transformer_decoder_under_pmap_in_parts_equals_jit_as_a_whole(tmp_path: Path) -> None:
     more = "--model.decoder transformer --model.num-layers 1 --model.dropout-rate 0 --model.normalization group"
+    # Adam would make steps of the rounding errors where the gradient is zero, as that of a key's bias is.
+    more += " --optimizer.name sgd --optimizer.learning-rate 0.5 --optimizer.warmup-steps 0"
     common = [*more.split(), *["--decoding.method", "greedy", "--training.epochs", "0.5", "--report-samples", "0"]]
+
     assert main(words(tmp_path / "jit", *common)) == 0
     # Parts of four examples use four of the devices.
     assert main(words(tmp_path / "pmap", *common, "--strategy", "pmap", "--training.accumulate", "2")) == 0
@@ -51,10 +54,12 @@ def test_transformer_decoder_under_pmap_in_parts_equals_jit_as_a_whole(tmp_path:
 
 def assert_close(one: Path, other: Path) -> None:
     """The parameters and the losses of two runs are equal up to the order of sums."""
-    left, right = (captioning.load(run)[0].variables for run in (one, other))
-    start = jax.tree.leaves(left)[0]
-    jax.tree.map(lambda leaf, twin: np.testing.assert_allclose(leaf, twin, rtol=2e-3, atol=2e-4), left, right)
-    assert np.isfinite(start).all()
+    (writer, config), (twin, _) = (captioning.load(run) for run in (one, other))
+    left, right = writer.variables, twin.variables
+    jax.tree.map(lambda leaf, same: np.testing.assert_allclose(leaf, same, rtol=1e-3, atol=2e-5), left, right)
+    before = jax.tree.leaves(captioning._initialise(writer.model, config))
+    moved = [np.abs(leaf - start).max() for leaf, start in zip(jax.tree.leaves(left), before, strict=True)]
+    assert max(moved) > 0.05
     assert read(one)["test/perplexity"] == pytest.approx(read(other)["test/perplexity"], rel=1e-3)
 
 
