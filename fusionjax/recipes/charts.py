@@ -9,7 +9,7 @@ from fusionjax.recipes.escaping import escape
 Points = list[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 420, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 30, 28
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 24, 30, 28
 _MOST_POINTS = 400
 _NUM_COLOURS = 4  # the style sheet of the page has as many, as .line0 to .line3
 

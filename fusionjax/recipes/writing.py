@@ -12,6 +12,9 @@ from fusionjax import data, losses, models
 from fusionjax.recipes.config import DecodingConfig
 
 
+_END_TOKEN = 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Written:
     """A caption that a model wrote.
@@ -72,7 +75,8 @@ class CaptionWriter:
             output = jax.device_get(generator(self.variables, padded, key))
             maps = jax.device_get(self._maps(self.variables, padded, output.tokens)) if look else None
             for row in range(len(part)):
-                words = tuple(self.tokenizer.tokens(output.tokens[row]))
+                written_tokens = output.tokens[row, : output.lengths[row]]
+                words = tuple(self.tokenizer.tokens(written_tokens[written_tokens != _END_TOKEN]))
                 attention = None if maps is None else maps[row, : len(words)]
                 caption = self.tokenizer.decode(output.tokens[row])
                 written.append(Written(caption, words, float(output.log_probabilities[row]), attention))

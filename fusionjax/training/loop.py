@@ -128,8 +128,9 @@ def fit(
             evaluates = evaluate is not None and (is_last or _is_due(step, evaluate_every))
             if evaluates or is_last or _is_due(step, checkpoint_every):
                 run.evaluate_and_save(step, current, batches, evaluates=evaluates)
-        interrupted = step < total_steps
-        if interrupted and step > first_step:
+        # Ctrl-C during the last step still ends what the caller would do next.
+        interrupted = step < total_steps or guard.requested
+        if step < total_steps and step > first_step:
             run.evaluate_and_save(step, current, batches, evaluates=False)
         if checkpoints is not None:
             checkpoints.wait()

@@ -61,6 +61,7 @@ def test_a_heat_map_for_each_word(writer: CaptionWriter) -> None:
     looked = writer.write(IMAGES, GREEDY, look=True)
     for one, plain in zip(looked, writer.write(IMAGES, GREEDY), strict=True):
         assert one.words == plain.words
+        assert " ".join(one.words) == one.caption and not {"<end>", "<pad>"} & set(one.words)
         assert one.attention is not None
         assert one.attention.shape == (len(one.words), 8, 8)
         np.testing.assert_allclose(one.attention.sum((1, 2)), 1, rtol=1e-5)

@@ -157,10 +157,13 @@ def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().__next__()
 
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path / "middle") as checkpoints:
         result = count(Pressed(), total_steps=9, checkpoints=checkpoints)
         assert result.interrupted and float(result.state.params) == -3.0
         assert checkpoints.steps == [3]
+    with Checkpoints(tmp_path / "end") as checkpoints:
+        result = count(Pressed(), total_steps=3, checkpoints=checkpoints)
+        assert result.interrupted and checkpoints.steps == [3]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
