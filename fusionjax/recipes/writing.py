@@ -11,7 +11,6 @@ import numpy as np
 from fusionjax import data, losses, models
 from fusionjax.recipes.config import DecodingConfig
 
-
 _END_TOKEN = 2
 
 
