@@ -83,6 +83,9 @@ def _run(words: Sequence[str], output: "_Output") -> int:
     if command is None:
         names = ", ".join(_commands())
         raise InputError(f"the command must be one of {names}; got {words[0]!r}. See fusionjax --help.")
+    from fusionjax.parallel import keep_host_memory
+
+    keep_host_memory()
     result = command(words[1:])
     output.result(result)
     return 130 if result.interrupted else 0

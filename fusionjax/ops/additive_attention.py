@@ -1,5 +1,6 @@
 """Additive attention."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -48,8 +49,13 @@ def additive_attention(
             f"and {energy.shape}. "
             "Project query and keys to the same units."
         )
+    weights = masked_softmax(_logits(query, keys, energy), mask)
+    return AttentionOutput(jnp.einsum("...qk,...kd->...qd", weights.astype(values.dtype), values), weights)
+
+
+@jax.checkpoint
+def _logits(query: Array, keys: Array, energy: Array) -> Array:
+    """Computes energy . tanh(query + keys); the gradient computes it again, which is quicker than to store it."""
     # [..., queries, keys, units]
     hidden = jnp.tanh(query[..., :, None, :] + keys[..., None, :, :])
-    logits = jnp.einsum("...qku,u->...qk", hidden, energy, preferred_element_type=jnp.float32)
-    weights = masked_softmax(logits, mask)
-    return AttentionOutput(jnp.einsum("...qk,...kd->...qd", weights.astype(values.dtype), values), weights)
+    return jnp.einsum("...qku,u->...qk", hidden, energy, preferred_element_type=jnp.float32)

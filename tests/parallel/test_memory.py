@@ -1,0 +1,42 @@
+"""Freed host memory stays with the process."""
+
+import platform
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from fusionjax.parallel import keep_host_memory
+
+_FAULTS = """
+    import ctypes, resource, sys
+    from fusionjax.parallel import keep_host_memory
+
+    kept = sys.argv[1] == "keep"
+    assert not kept or keep_host_memory()
+    malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
+    malloc.restype, free.argtypes, size = ctypes.c_void_p, [ctypes.c_void_p], 50 * 2**20
+    for turn in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = malloc(size)
+        ctypes.memset(block, 1, size)
+        free(block)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    print(faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc takes the settings")
+def test_a_freed_block_is_used_again_without_new_pages():
+    def faults(word):
+        command = [sys.executable, "-c", textwrap.dedent(_FAULTS), word]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("give") > 1000
+    assert faults("keep") < 100
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
+    assert keep_host_memory() is False
