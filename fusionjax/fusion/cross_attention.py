@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
 from fusionjax.encoders import Features, PoolingKind, TokenPooling
 from fusionjax.fusion.checks import check_modalities
+from fusionjax.fusion.tokens import TokenProjection, joined_mask
 from fusionjax.layers import TransformerBlock
 
 
@@ -16,11 +16,9 @@ class CrossAttention(nn.Module):
     """Lets the tokens of one modality look at the tokens of all others.
 
     Queries: the tokens of `query`, projected to `features`. Memory: the tokens of every other modality, each projected
-    to `features` with a matrix of its own and marked with a vector of its own, one after the other. Each layer is a
-    pre-norm block of self-attention, cross-attention and MLP, and a norm ends them. Masked tokens of either side never
-    change the result. With one modality alone only self-attention is left. In a grid of two or more axes, whose
-    encoders (such as convolutional networks) tell no positions, every cell has a vector of its own; this fixes the
-    grid's size.
+    to `features` and marked as by `TokenProjection`, one after the other. Each layer is a pre-norm block of
+    self-attention, cross-attention and MLP, and a norm ends them. Masked tokens of either side never change the result.
+    With one modality alone only self-attention is left.
 
     Attributes:
         query: the modality that looks.
@@ -70,14 +68,16 @@ class CrossAttention(nn.Module):
             tokens `[batch, length of the query, features]`, zero where masked; their mask and grid are the query's.
         """
         check_modalities(features, needed=self.query)
-        query = features[self.query]
-        tokens = self._project(self.query, query)
-        others = [name for name in sorted(features) if name != self.query]
-        memory = memory_mask = None
+        query, others = features[self.query], [name for name in sorted(features) if name != self.query]
+        projected = {
+            name: TokenProjection(self.features, self.dtype, self.param_dtype, name=f"tokens_{name}")(features[name])
+            for name in (self.query, *others)
+        }
+        tokens, memory, memory_mask = projected[self.query], None, None
         if others:
             # [batch, sum of lengths, features] and [batch, sum of lengths]
-            memory = jnp.concatenate([self._project(name, features[name]) for name in others], axis=1)
-            memory_mask = jnp.concatenate([_full_mask(features[name]) for name in others], axis=1)
+            memory = jnp.concatenate([projected[name] for name in others], axis=1)
+            memory_mask = joined_mask([features[name] for name in others])
         for layer in range(self.num_layers):
             block = TransformerBlock(
                 self.num_heads,
@@ -94,14 +94,3 @@ class CrossAttention(nn.Module):
             tokens = jnp.where(query.mask[..., None], tokens, 0)
         pool = TokenPooling(self.pooling, dtype=self.dtype, param_dtype=self.param_dtype, name="pool")
         return Features(tokens=tokens, mask=query.mask, pooled=pool(tokens, query.mask), grid=query.grid)
-
-    def _project(self, name: str, features: Features) -> jax.Array:
-        dense = nn.Dense(self.features, dtype=self.dtype, param_dtype=self.param_dtype, name=f"project_{name}")
-        tokens = dense(features.kept_tokens)
-        shape = (tokens.shape[1], self.features) if len(features.grid) > 1 else (1, self.features)
-        marks = self.param(f"position_{name}", nn.initializers.normal(0.02), shape, self.param_dtype)
-        return tokens + marks.astype(tokens.dtype)
-
-
-def _full_mask(features: Features) -> jax.Array:
-    return jnp.ones(features.tokens.shape[:2], bool) if features.mask is None else features.mask

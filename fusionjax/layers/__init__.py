@@ -1,6 +1,7 @@
 """Linen modules, thin over `fusionjax.ops`."""
 
 from fusionjax.layers.additive_attention import AdditiveAttention
+from fusionjax.layers.attention_lstm import AttentionLSTM, AttentionLSTMOutput, AttentionMemory
 from fusionjax.layers.conv import Conv
 from fusionjax.layers.dense import Dense
 from fusionjax.layers.elman import Elman
@@ -20,6 +21,9 @@ __all__ = [
     "LSTM",
     "RNN",
     "AdditiveAttention",
+    "AttentionLSTM",
+    "AttentionLSTMOutput",
+    "AttentionMemory",
     "Conv",
     "Dense",
     "Elman",

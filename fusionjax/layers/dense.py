@@ -19,7 +19,8 @@ class Dense(nn.Module):
         use_bias: add a bias.
         dtype: dtype of the computation; None for the common one of inputs and parameters.
         param_dtype: dtype of the parameters.
-        kernel_init: initializer of the kernel; the bias starts at zero.
+        kernel_init: initializer of the kernel.
+        bias_init: initializer of the bias.
 
     Example:
         >>> layer, inputs = Dense(features=4), jnp.ones((2, 5, 3))
@@ -32,6 +33,7 @@ class Dense(nn.Module):
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
@@ -46,7 +48,7 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
         bias = None
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
         inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
         outputs = inputs @ kernel
         return outputs if bias is None else add_bias(outputs, bias)

@@ -9,8 +9,8 @@ from flax.typing import Dtype
 
 from fusionjax import ops
 from fusionjax.encoders import Features
-from fusionjax.layers import LSTM, AdditiveAttention
-from fusionjax.models.words import DecoderOutput, WordTable, repeat_rows
+from fusionjax.layers import LSTM, AttentionLSTM, AttentionMemory
+from fusionjax.models.words import DecoderOutput, WordTable, check_rows, repeat_rows
 
 
 class LSTMDecoder(nn.Module):
@@ -143,13 +143,7 @@ class AttentionLSTMDecoder(nn.Module):
         """Makes the layers."""
         kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.words = WordTable(self.vocab_size, self.embedding_features, self.dropout_rate, **kwargs)
-        self.attend = AdditiveAttention(self.attention_features, **kwargs)
-        self.start_cell = nn.Dense(self.features, **kwargs)
-        self.start_hidden = nn.Dense(self.features, **kwargs)
-        self.word_gates = nn.Dense(4 * self.features, bias_init=self._open_forget_gate, **kwargs)
-        self.attended_gates = nn.Dense(4 * self.features, use_bias=False, **kwargs)
-        shape = (self.features, 4 * self.features)
-        self.recurrent_kernel = self.param("recurrent_kernel", nn.initializers.orthogonal(), shape, self.param_dtype)
+        self.lstm = AttentionLSTM(self.features, self.attention_features, **kwargs)
 
     def __call__(self, features: Features, tokens: jax.Array, *, deterministic: bool = True) -> DecoderOutput:
         """Scores the next token at every position.
@@ -162,19 +156,13 @@ class AttentionLSTMDecoder(nn.Module):
         Returns:
             logits `[rows, length, vocab_size]` and attention `[rows, length, cells]`.
         """
-        memory, carry = self.prepare(features, tokens.shape[1])
-        gates = self.word_gates(self.words(tokens, deterministic=deterministic))
+        check_rows(features.tokens.shape[0], tokens.shape[0])
+        vectors = self.words(tokens, deterministic=deterministic)
+        read = self.lstm(vectors, features.kept_tokens, features.pooled, memory_mask=features.mask)
+        joined = jnp.concatenate([read.hidden, read.attended], axis=-1)
+        return DecoderOutput(logits=self.words.logits(joined, deterministic=deterministic), attention=read.weights)
 
-        def body(module: "AttentionLSTMDecoder", carry: ops.LSTMState, gates: jax.Array) -> tuple[ops.LSTMState, Any]:
-            carry, attended, weights = module._look_and_step(memory, carry, gates)
-            return carry, (carry.hidden, attended, weights)
-
-        scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
-        _, (hidden, attended, weights) = scan(self, repeat_rows(carry, tokens.shape[0]), gates)
-        logits = self.words.logits(jnp.concatenate([hidden, attended], axis=-1), deterministic=deterministic)
-        return DecoderOutput(logits=logits, attention=weights)
-
-    def prepare(self, features: Features, max_length: int) -> tuple[Any, ops.LSTMState]:
+    def prepare(self, features: Features, max_length: int) -> tuple[AttentionMemory, ops.LSTMState]:
         """Makes the attention's keys and the first state.
 
         Args:
@@ -184,12 +172,9 @@ class AttentionLSTMDecoder(nn.Module):
         Returns:
             The memory (cells, their keys and mask) and the state `(cell, hidden)`, each `[batch, features]`.
         """
-        cells, mask = features.kept_tokens, features.mask
-        pooled = features.pooled
-        carry = ops.LSTMState(jnp.tanh(self.start_cell(pooled)), jnp.tanh(self.start_hidden(pooled)))
-        return (cells, self.attend.project(cells), mask), carry
+        return self.lstm.prepare(features.kept_tokens, features.pooled, memory_mask=features.mask)
 
-    def step(self, memory: Any, carry: ops.LSTMState, tokens: jax.Array) -> tuple[ops.LSTMState, jax.Array]:
+    def step(self, memory: AttentionMemory, carry: ops.LSTMState, tokens: jax.Array) -> tuple[ops.LSTMState, jax.Array]:
         """Reads one token of each row.
 
         Args:
@@ -200,24 +185,5 @@ class AttentionLSTMDecoder(nn.Module):
         Returns:
             The next state and the logits `[rows, vocab_size]`.
         """
-        carry, attended, _ = self._look_and_step(memory, carry, self.word_gates(self.words(tokens)))
+        carry, attended = self.lstm.step(memory, carry, self.words(tokens))
         return carry, self.words.logits(jnp.concatenate([carry.hidden, attended], axis=-1))
-
-    @nn.nowrap
-    def _open_forget_gate(self, key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
-        """Starts the forget gate's bias at 1, so that gradients pass (Jozefowicz et al., 2015)."""
-        del key
-        return jnp.zeros(shape, dtype).at[self.features : 2 * self.features].set(1)
-
-    def _look_and_step(
-        self, memory: Any, carry: ops.LSTMState, gates: jax.Array
-    ) -> tuple[ops.LSTMState, jax.Array, jax.Array]:
-        cells, keys, mask = memory
-        rows, batch = gates.shape[0], cells.shape[0]
-        # [batch, copies, features]
-        query = carry.hidden.reshape(batch, rows // batch, -1)
-        looked: Any = self.attend(query, cells, mask=mask, keys=keys)
-        attended = looked.values.reshape(rows, -1)
-        gates = gates + self.attended_gates(attended)
-        carry = ops.lstm_update(carry, gates, self.recurrent_kernel.astype(gates.dtype))
-        return carry, attended, looked.weights.reshape(rows, -1)

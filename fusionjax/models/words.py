@@ -41,14 +41,27 @@ def repeat_rows(tree: Any, rows: int) -> Any:
     """
 
     def repeat(leaf: jax.Array) -> jax.Array:
-        if rows % leaf.shape[0]:
-            raise ValueError(
-                f"rows of tokens must be a multiple of the {leaf.shape[0]} images; got {rows}. "
-                "Give every image the same number of captions."
-            )
+        check_rows(leaf.shape[0], rows)
         return jnp.repeat(leaf, rows // leaf.shape[0], axis=0)
 
     return jax.tree.map(repeat, tree)
+
+
+def check_rows(images: int, rows: int) -> None:
+    """Checks that rows of tokens divide over images.
+
+    Args:
+        images: how many.
+        rows: how many.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if rows % images:
+        raise ValueError(
+            f"rows of tokens must be a multiple of the {images} images; got {rows}. "
+            "Give every image the same number of captions."
+        )
 
 
 class WordTable(nn.Module):

@@ -44,6 +44,7 @@ class ModelConfig:
         normalization: in its stages.
         pooling: of its cells to the vector that the LSTM decoders start from; `flatten` keeps where things are, `mean`
             has fewer parameters.
+        use_positions: adds a learned vector to each cell, so that the decoder can tell where it is.
         features: of the LSTM; of the Transformer.
         embedding_features: of a word, for the LSTM decoders.
         attention_features: of the attention, for the LSTM that looks.
@@ -57,6 +58,7 @@ class ModelConfig:
     padding: Literal["SAME", "VALID"] = "SAME"
     normalization: Literal["group", "batch"] | None = "batch"
     pooling: Literal["flatten", "mean", "attention"] = "flatten"
+    use_positions: bool = True
     features: int = 256
     embedding_features: int = 128
     attention_features: int = 128
@@ -136,9 +138,7 @@ def preset(source: str) -> CaptioningConfig:
         source=source,  # type: ignore[arg-type]
         image_size=80,
         margin=0.125,
-        crop_area=0.6,
         flip=True,
-        color_jitter=0.15,
         captions_per_image=5,
         min_count=3,
         max_length=18,
@@ -154,10 +154,10 @@ def preset(source: str) -> CaptioningConfig:
             dropout_rate=0.3,
         ),
         optimizer=training.OptimizerConfig(
-            learning_rate=2e-3, warmup_steps=100, end_fraction=0.35, clip_norm=5.0, weight_decay=1e-2, b2=0.98
+            learning_rate=2e-3, warmup_steps=100, clip_norm=5.0, weight_decay=1e-2, b2=0.98
         ),
-        training=TrainingConfig(epochs=20, batch_size=16, label_smoothing=0.1, ema_decay=0.99),
-        reward=RewardConfig(epochs=6),
+        training=TrainingConfig(epochs=18, batch_size=16, label_smoothing=0.1),
+        reward=RewardConfig(epochs=4, caption_weight=0.1),
     )
 
 
@@ -177,7 +177,7 @@ def build_model(config: CaptioningConfig, vocab_size: int) -> models.Captioner:
         padding=shape.padding,
         normalization=shape.normalization,
         pooling=shape.pooling,
-        use_positions=True,
+        use_positions=shape.use_positions,
         dropout_rate=shape.dropout_rate,
         mean=0.5,
         std=0.5,
@@ -353,10 +353,17 @@ def _reward_job(
         optimizer=_reward_optimizer(config),
         seed=config.seed + 1,
         variables=outcome.variables,
-        loss_fn=make_reward_loss(model, reward, samples=config.reward.samples, max_length=config.data.max_length),
+        loss_fn=make_reward_loss(
+            model,
+            reward,
+            samples=config.reward.samples,
+            max_length=config.data.max_length,
+            caption_weight=config.reward.caption_weight,
+            label_smoothing=config.training.label_smoothing,
+        ),
         loader=data.make_loader(
             Places(examples),
-            PlaceTransform(ImageTransform(config.data, training=True)),
+            PlaceTransform(CaptionTransform(tokenizer, config.data, training=True)),
             batch_size=config.reward.batch_size,
             shuffle=True,
             seed=config.seed + 1,

@@ -29,7 +29,8 @@ class ModelConfig:
     """The classifier's shape.
 
     Attributes:
-        fusion: `concat` (both branches flattened and joined) or `cross_attention` (the words look at the image).
+        fusion: `concat` (both branches flattened and joined), `cross_attention` (the words look at the image) or
+            `word_by_word` (an LSTM reads the sentence and looks at the image before each word).
         cnn_features: of each stage of the image encoder.
         padding: of its convolutions.
         normalization: in its stages.
@@ -37,14 +38,14 @@ class ModelConfig:
         text_features: of its states.
         bidirectional: whether it reads both ways.
         self_attention: whether its states look at each other.
-        fusion_features: width of the cross-attention.
+        fusion_features: width of the cross-attention, or of the LSTM that reads word by word.
         fusion_layers: blocks of the cross-attention.
         num_heads: of every attention.
         hidden_features: of fully connected layers before the last one.
         dropout_rate: on image cells, words and fused features.
     """
 
-    fusion: Literal["concat", "cross_attention"] = "cross_attention"
+    fusion: Literal["concat", "cross_attention", "word_by_word"] = "cross_attention"
     cnn_features: tuple[int, ...] = (32, 64, 128)
     padding: Literal["SAME", "VALID"] = "SAME"
     normalization: Literal["group", "batch"] | None = "batch"
@@ -81,6 +82,8 @@ class ClassificationConfig:
         model: the classifier's shape.
         optimizer: how to learn.
         training: how long.
+        caption_weight: of a word in the auxiliary loss, beside 1 of a class: the model learns to describe each image by
+            `data.captions_per_image` of its captions, word by word; 0 leaves it out. For `word_by_word`.
         report_samples: pictures in the report.
     """
 
@@ -93,11 +96,19 @@ class ClassificationConfig:
         learning_rate=1e-3, warmup_steps=100, clip_norm=1.0, weight_decay=1e-2
     )
     training: TrainingConfig = TrainingConfig(epochs=10, batch_size=64)
+    caption_weight: float = 0.0
     report_samples: int = 24
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        require_not_negative(self, "seed", "report_samples")
+        require_not_negative(self, "seed", "report_samples", "caption_weight")
+        model = self.model
+        if self.caption_weight and (model.fusion != "word_by_word" or model.bidirectional or model.self_attention):
+            raise InputError(
+                "caption_weight needs a model that does not look ahead: fusion word_by_word, without bidirectional and "
+                f"self_attention; got {model.fusion}, {model.bidirectional} and {model.self_attention}. Set them, or "
+                "set caption_weight to 0."
+            )
 
 
 Config = ClassificationConfig
@@ -116,7 +127,13 @@ def preset(source: str) -> ClassificationConfig:
         InputError: an unknown source.
     """
     if source == "scenes":
-        return ClassificationConfig()
+        return ClassificationConfig(
+            data=DataConfig(size=16_000, image_size=48, captions_per_image=2, max_length=12),
+            model=ModelConfig(fusion="word_by_word", self_attention=False, fusion_features=256),
+            optimizer=training.OptimizerConfig(learning_rate=2e-3, warmup_steps=100, clip_norm=5.0, weight_decay=1e-2),
+            training=TrainingConfig(epochs=2, batch_size=32),
+            caption_weight=0.1,
+        )
     if source not in ("flickr", "coco", "tfds"):
         raise InputError(f"the source must be scenes, flickr, coco or tfds; got {source!r}. Choose one.")
     photographs = DataConfig(source=source, image_size=96, margin=0.125, flip=True, min_count=2, max_length=24)  # type: ignore[arg-type]
@@ -139,7 +156,7 @@ def build_model(config: ClassificationConfig, vocab_size: int, num_classes: int)
         features=shape.cnn_features,
         padding=shape.padding,
         normalization=shape.normalization,
-        pooling="flatten" if shape.fusion == "concat" else "mean",
+        pooling="mean" if shape.fusion == "cross_attention" else "flatten",
         dropout_rate=shape.dropout_rate,
         mean=0.5,
         std=0.5,
@@ -156,6 +173,8 @@ def build_model(config: ClassificationConfig, vocab_size: int, num_classes: int)
         dtype=dtype,
     )
     joined: Any = fusion.Concat()
+    if shape.fusion == "word_by_word":
+        joined = fusion.WordByWord(features=shape.fusion_features, dropout_rate=shape.dropout_rate, dtype=dtype)
     if shape.fusion == "cross_attention":
         joined = fusion.CrossAttention(
             features=shape.fusion_features,
@@ -169,6 +188,7 @@ def build_model(config: ClassificationConfig, vocab_size: int, num_classes: int)
         joined,
         num_classes,
         hidden_features=shape.hidden_features,
+        next_word_vocab_size=vocab_size if config.caption_weight else None,
         dropout_rate=shape.dropout_rate,
         dtype=dtype,
     )
@@ -243,12 +263,14 @@ class PairTransform:
         classes: names of the classes.
         config: sizes and augmentation.
         training: whether to augment.
+        with_captions: adds the image's captions after the sentence, as many as the config says.
     """
 
     tokenizer: data.Tokenizer
     classes: tuple[str, ...]
     config: DataConfig
     training: bool
+    with_captions: bool = False
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Transforms one pair.
@@ -258,22 +280,37 @@ class PairTransform:
             rng: what chance depends on.
 
         Returns:
-            `image` uint8 `[size, size, 3]`, `text` int32 `[length]`, `label` int32 and `weight` float32, 1.
+            `image` uint8 `[size, size, 3]`, `text` int32 `[length]`, or `[1 + captions, length]` with captions, `label`
+            int32 and `weight` float32, 1.
         """
+        image, length = ImageTransform(self.config, self.training)(example["image"], rng), self.config.max_length
+        text = self.tokenizer.encode(example["sentence"], length)
+        if self.with_captions:
+            count = self.config.captions_per_image
+            chosen = [example["captions"][place] for place in rng.permutation(len(example["captions"]))[:count]]
+            captions = np.zeros((count, length), np.int32)
+            captions[: len(chosen)] = self.tokenizer.encode_batch(chosen, length)
+            text = np.concatenate([text[None], captions])
         return {
-            "image": ImageTransform(self.config, self.training)(example["image"], rng),
-            "text": self.tokenizer.encode(example["sentence"], self.config.max_length),
+            "image": image,
+            "text": text,
             "label": np.asarray(self.classes.index(example["label_name"]), np.int32),
             "weight": np.ones((), np.float32),
         }
 
 
-def make_loss(model: models.FusionClassifier, label_smoothing: float = 0.0) -> training.LossFunction:
+def make_loss(
+    model: models.FusionClassifier, label_smoothing: float = 0.0, caption_weight: float = 0.0
+) -> training.LossFunction:
     """Makes the training loss: categorical cross-entropy, with the accuracy beside it.
+
+    With a caption weight w it is the cross-entropy of the classes plus w times that of every next word of the captions,
+    both summed, over the number of classified sentences.
 
     Args:
         model: the classifier.
         label_smoothing: share of the target given to all classes alike.
+        caption_weight: of a word of the captions; the batch's texts are then the sentence and captions.
 
     Returns:
         `(params, model_state, batch, key) -> LossOutput`.
@@ -287,9 +324,16 @@ def make_loss(model: models.FusionClassifier, label_smoothing: float = 0.0) -> t
             rngs={"dropout": key},
             mutable=list(model_state),
         )
-        loss = losses.cross_entropy(output.logits, batch["label"], label_smoothing=label_smoothing)
-        right = metrics.accuracy(output.logits, batch["label"])
-        return training.LossOutput(loss.total, loss.weight, {"accuracy": (right.total, right.weight)}, updated)
+        logits = output.logits[:, 0] if caption_weight else output.logits
+        loss = losses.cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
+        right = metrics.accuracy(logits, batch["label"])
+        measured, total = {"accuracy": (right.total, right.weight)}, loss.total
+        if caption_weight:
+            targets = batch["text"][:, 1:, 1:]
+            words = losses.cross_entropy(output.next_word_logits[:, 1:], targets, mask=targets != 0)
+            total = total + caption_weight * words.total
+            measured["word_loss"] = (words.total, words.weight)
+        return training.LossOutput(total, loss.weight, measured, updated)
 
     return loss_fn
 
@@ -337,10 +381,10 @@ def train(config: ClassificationConfig, *, quiet: bool = False) -> dict[str, flo
         strategy=config.strategy,
         seed=config.seed,
         variables=_initialise(model, config),
-        loss_fn=make_loss(model, config.training.label_smoothing),
+        loss_fn=make_loss(model, config.training.label_smoothing, config.caption_weight),
         loader=data.make_loader(
             pairs,
-            PairTransform(tokenizer, classes, config.data, training=True),
+            PairTransform(tokenizer, classes, config.data, training=True, with_captions=config.caption_weight > 0),
             batch_size=config.training.batch_size,
             shuffle=True,
             seed=config.seed,

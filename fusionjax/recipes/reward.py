@@ -10,7 +10,7 @@ import numpy as np
 
 from fusionjax import data, losses, metrics, models, training
 from fusionjax.errors import InputError
-from fusionjax.recipes.config import require_positive
+from fusionjax.recipes.config import require_not_negative, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,16 +22,20 @@ class RewardConfig:
         samples: sentences for each image; the baseline of one is the mean reward of the others.
         learning_rate: at the start, falling in a straight line to 0.
         batch_size: images in a step.
+        caption_weight: of a word of the true captions, beside a reward of 1 for a sampled one; keeps the sentences
+            from becoming all alike.
     """
 
     epochs: float = 0.0
     samples: int = 5
     learning_rate: float = 3e-4
     batch_size: int = 16
+    caption_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the values."""
         require_positive(self, "learning_rate", "batch_size")
+        require_not_negative(self, "caption_weight")
         if self.epochs < 0 or self.samples < 2:
             raise InputError(
                 f"reward.epochs must be at least 0 and reward.samples at least 2; got {self.epochs} and "
@@ -75,23 +79,33 @@ def _words(row: np.ndarray) -> list[Any]:
 
 
 def make_reward_loss(
-    model: models.Captioner, reward: CaptionReward, *, samples: int, max_length: int
+    model: models.Captioner,
+    reward: CaptionReward,
+    *,
+    samples: int,
+    max_length: int,
+    caption_weight: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> training.LossFunction:
     """Makes the loss whose gradient raises the expected reward.
 
     In one compiled step: encode the images, sample sentences from the model as it is, let the host score them, and
     weigh the gradient of each sentence's log-probability with its advantage over the image's other samples. Batch
     statistics stay as they are, and dropout acts on the decoder alone, while the gradient is taken, not while sampling.
+    The loss is -advantage log p(word) of every sampled word plus `caption_weight` times the cross-entropy of every word
+    of the true captions, summed, over the number of sampled words.
 
     Args:
         model: the captioner.
         reward: of sentences.
         samples: sentences for each image.
         max_length: tokens of a sentence, start and end included.
+        caption_weight: of the true captions' words; 0 leaves them out.
+        label_smoothing: of those words.
 
     Returns:
-        `(params, model_state, batch, key) -> LossOutput`; the batch has `image` and `place`; the metric `reward` is the
-        mean CIDEr-D of the samples.
+        `(params, model_state, batch, key) -> LossOutput`; the batch has `image`, `place` and, with a caption weight,
+        `text`; the metric `reward` is the mean CIDEr-D of the samples.
 
     References:
         Rennie et al., "Self-critical Sequence Training for Image Captioning", 2017, arXiv:1612.00563; the baseline is
@@ -116,6 +130,8 @@ def make_reward_loss(
         shape = jax.ShapeDtypeStruct((count, samples), jnp.float32)
         rewards = jax.pure_callback(reward, shape, tokens, batch["place"])
         text = jnp.concatenate([jnp.ones_like(tokens[..., :1]), tokens], axis=-1)
+        if caption_weight:
+            text = jnp.concatenate([text, batch["text"]], axis=1)
         scored: Any = model.apply(
             variables,
             {"image": batch["image"], "text": text},
@@ -125,8 +141,14 @@ def make_reward_loss(
         )
         advantages = losses.leave_one_out(rewards).reshape(-1)
         rows = tokens.reshape(count * samples, -1)
-        logits = scored.logits.reshape(*rows.shape, -1)
+        logits = scored.logits[:, :samples].reshape(*rows.shape, -1)
         loss = losses.policy_gradient(logits, rows, advantages, mask=rows != 0)
+        if caption_weight:
+            targets = batch["text"][..., 1:]
+            known = losses.cross_entropy(
+                scored.logits[:, samples:], targets, mask=targets != 0, label_smoothing=label_smoothing
+            )
+            loss = losses.Loss(loss.total + caption_weight * known.total, loss.weight)
         mean = (rewards.sum(), jnp.float32(rewards.size))
         return training.LossOutput(loss.total, loss.weight, {"reward": mean}, model_state)
 

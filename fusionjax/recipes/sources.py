@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -212,13 +212,13 @@ class Places(Sequence[dict[str, Any]]):
 
 @dataclasses.dataclass(frozen=True)
 class PlaceTransform:
-    """Makes `image` and `place` of one example.
+    """Adds `place` to what another transform makes of one example of `Places`.
 
     Attributes:
-        transform: of the image.
+        transform: of the example.
     """
 
-    transform: ImageTransform
+    transform: Callable[[Mapping[str, Any], np.random.Generator], dict[str, np.ndarray]]
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Transforms one example.
@@ -228,6 +228,6 @@ class PlaceTransform:
             rng: what chance depends on.
 
         Returns:
-            `image` uint8 `[size, size, 3]` and `place` int32.
+            The arrays of the other transform, and `place`, int32.
         """
-        return {"image": self.transform(example["image"], rng), "place": np.asarray(example["place"], np.int32)}
+        return {**self.transform(example, rng), "place": np.asarray(example["place"], np.int32)}

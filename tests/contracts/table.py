@@ -43,7 +43,7 @@ class Row:
 
 def read(output: Any) -> dict[str, Any]:
     """The arrays of an output that the contract compares."""
-    names = ("tokens", "pooled", "logits", "attention")
+    names = ("tokens", "pooled", "logits", "attention", "next_word_logits")
     return {name: getattr(output, name) for name in names if getattr(output, name, None) is not None}
 
 
@@ -159,6 +159,15 @@ FUSIONS = [
         pad=lambda inputs: {"features": {**inputs["features"], "text": _pad_features(TEXT)}},
         trim=_trim_tokens,
     ),
+    Row(
+        "WordByWord",
+        lambda dtype: fusion.WordByWord(features=5, attention_features=3, dtype=dtype),
+        _MODALITIES,
+        {"tokens": (BATCH, LENGTH, 10), "pooled": (BATCH, 10)},
+        hide=lambda inputs: {"features": {name: _hide_features(one) for name, one in inputs["features"].items()}},
+        pad=lambda inputs: {"features": {**inputs["features"], "text": _pad_features(TEXT)}},
+        trim=_trim_tokens,
+    ),
 ]
 
 
@@ -208,7 +217,25 @@ def _classifier(dtype: Any) -> nn.Module:
     )
 
 
+def _reading_classifier(dtype: Any) -> nn.Module:
+    return models.FusionClassifier(
+        encoders={"image": _simple_cnn(dtype), "text": _rnn(dtype, features=6, pooling="last")},
+        fusion=fusion.WordByWord(features=5, attention_features=3, dtype=dtype),
+        num_classes=3,
+        next_word_vocab_size=VOCABULARY,
+        dtype=dtype,
+    )
+
+
 MODELS = [
+    Row(
+        "FusionClassifier-next-words",
+        _reading_classifier,
+        {"batch": {"image": IMAGES, "text": TOKENS}, "masks": {"text": TEXT_MASK}},
+        {"logits": (BATCH, 3), "next_word_logits": (BATCH, LENGTH - 1, VOCABULARY)},
+        pad=lambda inputs: {"batch": {**inputs["batch"], "text": _pad_text(TOKENS)}},
+        trim=lambda outputs: {**outputs, "next_word_logits": outputs["next_word_logits"][:, : LENGTH - 1]},
+    ),
     Row(
         "FusionClassifier",
         _classifier,

@@ -63,6 +63,65 @@ def test_dropout_depends_on_the_key() -> None:
     assert not np.allclose(one, other)
 
 
+def make_reader(**options) -> FusionClassifier:
+    return FusionClassifier(
+        encoders={
+            "image": fj.encoders.SimpleCNN(features=(5,)),
+            "text": fj.encoders.RNNEncoder(vocab_size=11, features=6, pooling="last"),
+        },
+        fusion=fj.fusion.WordByWord(features=7),
+        num_classes=3,
+        next_word_vocab_size=11,
+        **options,
+    )
+
+
+def test_surprise_goes_to_the_head() -> None:
+    model = make_reader()
+    variables = draw_variables(model, BATCH)
+    params, output = variables["params"], run(model, variables, BATCH)
+    words = np.float64(output.features.tokens[:, :-1] @ params["next_word"]["kernel"] + params["next_word"]["bias"])
+    np.testing.assert_allclose(output.next_word_logits, words, rtol=1e-4, atol=1e-5)
+    log_probabilities = words - np.log(np.exp(words).sum(-1, keepdims=True))
+    surprise = -np.take_along_axis(log_probabilities, TOKENS[:, 1:, None], -1)[..., 0] * (TOKENS[:, 1:] != 0)
+    mean = surprise.sum(1) / (TOKENS[:, 1:] != 0).sum(1)
+    read = np.concatenate([output.features.pooled, surprise.max(1)[:, None], mean[:, None]], -1)
+    expected = read @ params["logits"]["kernel"] + params["logits"]["bias"]
+    np.testing.assert_allclose(output.logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_classes_teach_the_next_words_nothing() -> None:
+    model = make_reader()
+    variables = draw_variables(model, BATCH)
+
+    def total(variables, name: str) -> jax.Array:
+        return (getattr(model.apply(variables, BATCH), name) ** 2).sum()
+
+    slopes = jax.jit(jax.grad(total), static_argnums=1)
+    assert not np.any(slopes(variables, "logits")["params"]["next_word"]["kernel"])
+    assert np.any(slopes(variables, "logits")["params"]["fusion"]["lstm"]["recurrent_kernel"])
+    assert np.any(slopes(variables, "next_word_logits")["params"]["next_word"]["kernel"])
+
+
+def test_several_texts_are_as_one_by_one() -> None:
+    model = make_reader(hidden_features=(13,))
+    variables = draw_variables(model, BATCH)
+    texts = np.stack([TOKENS, TOKENS[:, ::-1].copy()], axis=1)
+    several = run(model, variables, {"image": IMAGES, "text": texts}, masks={"text": texts != 0})
+    assert several.features.pooled.shape == (6, 14)
+    for place in (0, 1):
+        one = run(model, variables, {"image": IMAGES, "text": texts[:, place]})
+        np.testing.assert_allclose(several.logits[:, place], one.logits, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(several.next_word_logits[:, place], one.next_word_logits, rtol=1e-4, atol=1e-5)
+
+
+def test_next_words_need_a_token_for_each() -> None:
+    with pytest.raises(
+        ValueError, match=r"one token for each of the text, \(3, 4\); got \(3, 1\). Use WordByWord, or leave"
+    ):
+        make(next_word_vocab_size=11).init(jax.random.key(0), BATCH)
+
+
 def article_model() -> FusionClassifier:
     return FusionClassifier(
         encoders={

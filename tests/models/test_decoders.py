@@ -90,16 +90,17 @@ def test_attention_lstm_decoder_against_numpy() -> None:
     params = jax.tree.map(np.float64, variables["params"])
     cells, mask = (np.repeat(np.array(one), 3, axis=0) for one in (np.float64(IMAGE.tokens), MASK))
     pooled = np.repeat(np.float64(IMAGE.pooled), 3, axis=0)
-    cell, hidden = (np.tanh(_dense(pooled, params[name])) for name in ("start_cell", "start_hidden"))
+    lstm = params["lstm"]
+    cell, hidden = (np.tanh(_dense(pooled, lstm[name])) for name in ("start_cell", "start_hidden"))
     logits, shares = [], []
     for tokens in TOKENS.T:
-        query = _dense(hidden, params["attend"]["query"])[:, None]
-        energies = np.tanh(_dense(cells, params["attend"]["memory"]) + query) @ params["attend"]["energy"]
+        query = _dense(hidden, lstm["attend"]["query"])[:, None]
+        energies = np.tanh(_dense(cells, lstm["attend"]["memory"]) + query) @ lstm["attend"]["energy"]
         share = np.exp(energies) * mask
         share /= share.sum(1, keepdims=True)
         attended = (share[..., None] * cells).sum(1)
-        gates = _dense(4 * params["words"]["table"][np.array(tokens)], params["word_gates"])
-        gates += attended @ params["attended_gates"]["kernel"] + hidden @ params["recurrent_kernel"]
+        gates = _dense(4 * params["words"]["table"][np.array(tokens)], lstm["input_gates"])
+        gates += attended @ lstm["attended_gates"]["kernel"] + hidden @ lstm["recurrent_kernel"]
         cell, hidden = _lstm(gates, cell)
         logits.append(_logits(np.concatenate([hidden, attended], -1), params["words"]))
         shares.append(share)
@@ -111,7 +112,8 @@ def test_attention_lstm_decoder_against_numpy() -> None:
 
 def test_the_forget_gate_starts_open() -> None:
     decoder = AttentionLSTMDecoder(11, features=5)
-    bias = decoder._open_forget_gate(jax.random.key(0), (20,), jnp.float32)
+    variables = decoder.init(jax.random.key(0), IMAGE, TOKENS)
+    bias = variables["params"]["lstm"]["input_gates"]["bias"]
     assert bias.tolist() == [0] * 5 + [1] * 5 + [0] * 10
 
 

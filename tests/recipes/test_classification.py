@@ -1,13 +1,19 @@
 """The classification recipe: scenes, a folder with labels, and what it refuses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from fusionjax import data
 from fusionjax.cli import main
 from fusionjax.errors import InputError
 from fusionjax.recipes import classification
+from fusionjax.recipes.classification import PairTransform, build_model, make_loss
+from fusionjax.recipes.config import DataConfig
 from tests.recipes.tiny import CLASSIFIER, SCENES, SMALL, write_flickr
 
 Captured = pytest.CaptureFixture[str]
@@ -64,6 +70,10 @@ def test_folder_with_labels(tmp_path: Path, capfd: Captured) -> None:
 def test_scenes_with_the_other_fusion(tmp_path: Path, capfd: Captured) -> None:
     run = tmp_path / "run"
     words = ["train", "classification", "--output", str(run), *SCENES, *CLASSIFIER, *EPOCH, "--model.fusion", "concat"]
+    assert main(words) == 2
+    expected = "caption_weight needs a model that does not look ahead: fusion word_by_word, without bidirectional and"
+    assert expected in capfd.readouterr().err
+    words += ["--caption-weight", "0"]
     assert main([*words, "--model.cell", "gru", "--model.bidirectional", "--json"]) == 0
     metrics = json.loads(capfd.readouterr().out)
     assert (metrics["test/pairs"], metrics["train/steps"]) == (12.0, 6.0)
@@ -73,6 +83,47 @@ def test_scenes_with_the_other_fusion(tmp_path: Path, capfd: Captured) -> None:
     assert {"validation/loss", "validation/accuracy"} < set(rows[-1])
     assert main([*words, "--model.cell", "gru", "--model.bidirectional", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == metrics
+
+
+@pytest.mark.slow
+def test_scenes_word_by_word(tmp_path: Path, capfd: Captured) -> None:
+    run = tmp_path / "run"
+    words = ["train", "classification", "--output", str(run), *SCENES, *CLASSIFIER, *EPOCH]
+    assert main([*words, "--training.batch-size", "16", "--training.epochs", "8", "--json"]) == 0
+    metrics = json.loads(capfd.readouterr().out)
+    assert metrics["test/pairs"] == 12.0
+    rows = [json.loads(line) for line in (run / "curves.jsonl").read_text().splitlines()]
+    words_lost = [row["train/word_loss"] for row in rows if "train/word_loss" in row]
+    assert words_lost[-1] < 0.8 * words_lost[0]
+    assert main(["evaluate", str(run), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["test/accuracy"] == metrics["test/accuracy"]
+
+
+def test_a_sentence_and_captions_in_one_loss() -> None:
+    texts = ["a red circle", "one red circle here", "two blue squares"]
+    tokenizer = data.train_tokenizer(texts)
+    config = DataConfig(image_size=16, captions_per_image=3, max_length=7)
+    transform = PairTransform(tokenizer, ("false", "true"), config, training=True, with_captions=True)
+    example = {"image": np.zeros((16, 16, 3), np.uint8), "captions": texts[:2], "sentence": texts[2]}
+    made = [transform({**example, "label_name": name}, np.random.default_rng(0)) for name in ("true", "false")]
+    text = made[0]["text"]
+    assert (made[0]["label"], made[1]["label"]) == (1, 0)
+    assert text.shape == (4, 7) and text[0].tolist() == tokenizer.encode(texts[2], 7).tolist()
+    assert sorted(map(tokenizer.decode, text[1:3])) == sorted(texts[:2]) and not text[3].any()
+    batch = {name: np.stack([one[name] for one in made]) for name in made[0]}
+    config = classification.preset("scenes")
+    small = dataclasses.replace(config.model, cnn_features=(5,), text_features=6, fusion_features=7)
+    model = build_model(dataclasses.replace(config, model=small), tokenizer.vocab_size, 2)
+    variables = model.init(jax.random.key(0), batch)
+    params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
+    found = make_loss(model, caption_weight=0.25)(params, state, batch, jax.random.key(1))
+    output, _ = model.apply(variables, batch, deterministic=False, mutable=["batch_stats"])
+    scores = jax.nn.log_softmax(output.logits[:, 0])
+    words = jax.nn.log_softmax(output.next_word_logits[:, 1:])
+    chosen = np.take_along_axis(np.asarray(words), batch["text"][:, 1:, 1:, None], -1)[..., 0]
+    lost = -(chosen * (batch["text"][:, 1:, 1:] != 0)).sum()
+    assert float(found.total) == pytest.approx(-(scores[0, 1] + scores[1, 0]) + 0.25 * lost, rel=1e-5)
+    assert (float(found.weight), float(found.metrics["word_loss"][0])) == (2.0, pytest.approx(lost, rel=1e-5))
 
 
 def test_refusals_leave_nothing(tmp_path: Path, capfd: Captured) -> None:

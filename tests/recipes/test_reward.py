@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fusionjax import data, metrics
+from fusionjax import data, losses, metrics
 from fusionjax.recipes import captioning
 from fusionjax.recipes.reward import CaptionReward, make_reward_loss
 
@@ -77,3 +77,31 @@ def test_gradient_raises_the_reward(captioner: Path) -> None:
     reward.pay = 0.0  # All samples alike: nothing to learn.
     _, gradient, _, _ = step(params, jax.random.key(99))
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) == pytest.approx(0, abs=1e-7)
+
+
+def test_captions_beside_the_reward(captioner: Path) -> None:
+    writer, config = captioning.load(captioner)
+    scenes = data.Scenes("test", size=3, image_size=32)
+    text = np.stack([writer.tokenizer.encode_batch(scene["captions"], config.data.max_length) for scene in scenes])
+    batch = {
+        "image": np.stack([scene["image"] for scene in scenes]),
+        "place": np.arange(3, dtype=np.int32),
+        "text": text,
+    }
+    params = writer.variables["params"]
+    state = {name: value for name, value in writer.variables.items() if name != "params"}
+    found = []
+    for weight in (0.0, 0.5):
+        loss_fn = make_reward_loss(
+            writer.model,
+            Prefers(5),
+            samples=2,
+            max_length=config.data.max_length,
+            caption_weight=weight,
+            label_smoothing=0.1,
+        )
+        found.append(loss_fn(params, state, batch, jax.random.key(0)))
+    output = writer.model.apply(writer.variables, batch)
+    known = losses.cross_entropy(output.logits, text[..., 1:], mask=text[..., 1:] != 0, label_smoothing=0.1)
+    assert float(found[1].total - found[0].total) == pytest.approx(0.5 * float(known.total), rel=1e-4)
+    assert float(found[1].weight) == float(found[0].weight) > 0
