@@ -23,7 +23,8 @@ class RNNEncoder(nn.Module):
         vocab_size: number of different tokens, padding included.
         features: of the recurrent states, each direction.
         cell: `"lstm"`, `"gru"` or `"elman"`.
-        num_layers: of the recurrent network.
+        num_layers: of the recurrent network; 0 gives the word vectors as they are, `features` wide, for a fusion that
+            reads them in order itself.
         bidirectional: reads both ways; the states of both are joined.
         self_attention: adds multi-head self-attention over the states, with a residual connection.
         num_heads: of the self-attention; divides the width of the states.
@@ -84,21 +85,24 @@ class RNNEncoder(nn.Module):
         mask = jnp.asarray(tokens != 0 if mask is None else mask)
         kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         drop = nn.Dropout(self.dropout_rate, deterministic=deterministic)
-        embed = nn.Embed(self.vocab_size, self.embedding_features or self.features, name="embedding", **kwargs)
-        rnn = RNN(
-            self.features,
-            cell=self.cell,
-            num_layers=self.num_layers,
-            bidirectional=self.bidirectional,
-            dropout_rate=self.dropout_rate,
-            name="rnn",
-            **kwargs,
-        )
-        vectors = embed(jnp.where(mask, tokens, 0))
-        states = rnn(drop(vectors), mask=mask, deterministic=deterministic).outputs
+        width = self.embedding_features if self.embedding_features and self.num_layers else self.features
+        embed = nn.Embed(self.vocab_size, width, name="embedding", **kwargs)
+        states = drop(embed(jnp.where(mask, tokens, 0)))
+        if self.num_layers:
+            rnn = RNN(
+                self.features,
+                cell=self.cell,
+                num_layers=self.num_layers,
+                bidirectional=self.bidirectional,
+                dropout_rate=self.dropout_rate,
+                name="rnn",
+                **kwargs,
+            )
+            states = rnn(states, mask=mask, deterministic=deterministic).outputs
+        states = jnp.where(mask[..., None], states, 0)
         if self.self_attention:
             attention = MultiHeadAttention(self.num_heads, name="self_attention", **kwargs)
-            states = states + drop(attention(states, mask=mask, deterministic=deterministic).values)
-            states = jnp.where(mask[..., None], states, 0)
+            attended = drop(attention(states, mask=mask, deterministic=deterministic).values)
+            states = jnp.where(mask[..., None], states + attended, 0)
         pooled = TokenPooling(self.pooling, name="pool", **kwargs)(states, mask)
         return Features(tokens=states, mask=mask, pooled=pooled, grid=(tokens.shape[1],))

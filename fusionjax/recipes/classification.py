@@ -36,6 +36,7 @@ class ModelConfig:
         normalization: in its stages.
         cell: of the text encoder.
         text_features: of its states.
+        text_layers: recurrent layers of it; 0 leaves the word vectors as they are.
         bidirectional: whether it reads both ways.
         self_attention: whether its states look at each other.
         fusion_features: width of the cross-attention, or of the LSTM that reads word by word.
@@ -51,6 +52,7 @@ class ModelConfig:
     normalization: Literal["group", "batch"] | None = "batch"
     cell: Literal["lstm", "gru", "elman"] = "lstm"
     text_features: int = 128
+    text_layers: int = 1
     bidirectional: bool = False
     self_attention: bool = True
     fusion_features: int = 128
@@ -61,6 +63,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        require_not_negative(self, "text_layers")
         require_positive(self, "text_features", "fusion_features", "fusion_layers", "num_heads")
         if min(self.hidden_features, default=1) < 1:
             raise InputError(f"hidden_features must be sizes above 0; got {self.hidden_features}. Try 128.")
@@ -129,7 +132,7 @@ def preset(source: str) -> ClassificationConfig:
     if source == "scenes":
         return ClassificationConfig(
             data=DataConfig(size=16_000, image_size=48, captions_per_image=2, max_length=12),
-            model=ModelConfig(fusion="word_by_word", self_attention=False, fusion_features=256),
+            model=ModelConfig(fusion="word_by_word", text_layers=0, self_attention=False, fusion_features=256),
             optimizer=training.OptimizerConfig(learning_rate=2e-3, warmup_steps=100, clip_norm=5.0, weight_decay=1e-2),
             training=TrainingConfig(epochs=2, batch_size=32),
             caption_weight=0.1,
@@ -166,6 +169,7 @@ def build_model(config: ClassificationConfig, vocab_size: int, num_classes: int)
         vocab_size,
         shape.text_features,
         cell=shape.cell,
+        num_layers=shape.text_layers,
         bidirectional=shape.bidirectional,
         self_attention=shape.self_attention,
         num_heads=shape.num_heads,

@@ -137,6 +137,15 @@ ENCODERS = [
         pad=lambda inputs: {"tokens": _pad_text(inputs["tokens"])},
         trim=_trim_tokens,
     ),
+    Row(
+        "RNNEncoder-words-alone",
+        lambda dtype: _rnn(dtype, features=6, num_layers=0, pooling="mean"),
+        {"tokens": TOKENS, "mask": TEXT_MASK},
+        {"tokens": (BATCH, LENGTH, 6), "pooled": (BATCH, 6)},
+        hide=lambda inputs: {**inputs, "tokens": _hide_tokens(inputs["tokens"])},
+        pad=lambda inputs: {"tokens": _pad_text(inputs["tokens"])},
+        trim=_trim_tokens,
+    ),
 ]
 
 _MODALITIES = {"features": {"image": IMAGE, "text": TEXT}}

@@ -22,6 +22,16 @@ def test_embeds_and_runs_the_recurrent_layers() -> None:
     assert features.grid == (5,) and features.mask.sum(1).tolist() == [5, 2, 3]
 
 
+def test_without_recurrent_layers_words_stay_as_they_are() -> None:
+    encoder = RNNEncoder(vocab_size=11, features=6, embedding_features=3, num_layers=0, pooling="last")
+    tokens = np.array([[5, 6, 7, 0], [8, 0, 0, 0]])
+    variables = draw_variables(encoder, tokens)
+    table = variables["params"]["embedding"]["embedding"]
+    features = run(encoder, variables, tokens)
+    np.testing.assert_array_equal(features.tokens, table[tokens] * (tokens != 0)[..., None])
+    np.testing.assert_array_equal(features.pooled, table[np.array([7, 8])])
+
+
 def test_self_attention_against_numpy() -> None:
     plain = RNNEncoder(11, features=6)
     encoder = plain.clone(self_attention=True, num_heads=2)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -110,7 +111,7 @@ def test_a_sentence_and_captions_in_one_loss() -> None:
     assert (made[0]["label"], made[1]["label"]) == (1, 0)
     assert text.shape == (4, 7) and text[0].tolist() == tokenizer.encode(texts[2], 7).tolist()
     assert sorted(map(tokenizer.decode, text[1:3])) == sorted(texts[:2]) and not text[3].any()
-    batch = {name: np.stack([one[name] for one in made]) for name in made[0]}
+    batch = {name: jnp.stack([one[name] for one in made]) for name in made[0]}
     config = classification.preset("scenes")
     small = dataclasses.replace(config.model, cnn_features=(5,), text_features=6, fusion_features=7)
     model = build_model(dataclasses.replace(config, model=small), tokenizer.vocab_size, 2)
@@ -120,10 +121,10 @@ def test_a_sentence_and_captions_in_one_loss() -> None:
     output, _ = model.apply(variables, batch, deterministic=False, mutable=["batch_stats"])
     scores = jax.nn.log_softmax(output.logits[:, 0])
     words = jax.nn.log_softmax(output.next_word_logits[:, 1:])
-    chosen = np.take_along_axis(np.asarray(words), batch["text"][:, 1:, 1:, None], -1)[..., 0]
-    lost = -(chosen * (batch["text"][:, 1:, 1:] != 0)).sum()
-    assert float(found.total) == pytest.approx(-(scores[0, 1] + scores[1, 0]) + 0.25 * lost, rel=1e-5)
-    assert (float(found.weight), float(found.metrics["word_loss"][0])) == (2.0, pytest.approx(lost, rel=1e-5))
+    targets = np.asarray(batch["text"][:, 1:, 1:])
+    lost = -(np.take_along_axis(np.asarray(words), targets[..., None], -1)[..., 0] * (targets != 0)).sum()
+    assert float(found.total) == pytest.approx(float(0.25 * lost - scores[0, 1] - scores[1, 0]), rel=1e-5)
+    assert (float(found.weight), float(found.metrics["word_loss"][0])) == (2.0, pytest.approx(float(lost), rel=1e-5))
 
 
 def test_refusals_leave_nothing(tmp_path: Path, capfd: Captured) -> None:

@@ -85,8 +85,8 @@ def test_captions_beside_the_reward(captioner: Path) -> None:
     text = np.stack([writer.tokenizer.encode_batch(scene["captions"], config.data.max_length) for scene in scenes])
     batch = {
         "image": np.stack([scene["image"] for scene in scenes]),
-        "place": np.arange(3, dtype=np.int32),
-        "text": text,
+        "place": jnp.arange(3),
+        "text": jnp.asarray(text),
     }
     params = writer.variables["params"]
     state = {name: value for name, value in writer.variables.items() if name != "params"}
@@ -102,6 +102,7 @@ def test_captions_beside_the_reward(captioner: Path) -> None:
         )
         found.append(loss_fn(params, state, batch, jax.random.key(0)))
     output = writer.model.apply(writer.variables, batch)
-    known = losses.cross_entropy(output.logits, text[..., 1:], mask=text[..., 1:] != 0, label_smoothing=0.1)
+    targets = jnp.asarray(text[..., 1:])
+    known = losses.cross_entropy(output.logits, targets, mask=targets != 0, label_smoothing=0.1)
     assert float(found[1].total - found[0].total) == pytest.approx(0.5 * float(known.total), rel=1e-4)
     assert float(found[1].weight) == float(found[0].weight) > 0
