@@ -19,6 +19,8 @@ Fit = Literal["squeeze", "crop", "pad"]
 _FITS = ("squeeze", "crop", "pad")
 # Formats of pictures alone: others that Pillow knows start programs (EPS) or hold what is no photograph.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF", "TGA")
+# What the commonest kinds begin with, to tell an image cut inside its header from no image.
+_BEGINNINGS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8"}
 _MODES_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _open_lock = threading.Lock()
 
@@ -108,6 +110,12 @@ def _decode(data: bytes, name: str, size: int | None, fit: Fit, max_megapixels: 
     try:
         image = _open(data)
     except Exception as error:
+        begun = next((kind for kind, start in _BEGINNINGS.items() if data.startswith(start)), None)
+        if begun is not None:
+            message = (
+                f"{name}: the {begun} image is truncated or damaged (its header ends early). Replace or remove it."
+            )
+            raise InputError(message) from error
         kinds = ", ".join(_known_formats())
         message = (
             f"{name}: expected an image ({kinds}), got a file that is none ({_kind_of(data)}). Replace or remove it."

@@ -1,5 +1,8 @@
 """Batches out of a sequence of examples: shuffled, in parallel, resumable to the exact batch; over grain."""
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -209,8 +212,23 @@ def _dataset(loader: Loader, first_batch: int) -> Any:
         if not flags.is_parsed():
             # Grain's workers read absl's flags, which only programs begun with absl.app have parsed.
             flags.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=loader.num_workers))
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=loader.num_workers), worker_init_fn=_end_with_parent
+        )
     return batches
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Ends a worker process when the process that started it is gone, killed without a word or not."""
+    del worker, workers
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def stack_examples(examples: Sequence[Mapping[str, Any]]) -> Batch:

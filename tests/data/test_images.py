@@ -241,8 +241,11 @@ BROKEN = {
     "bytes.jpg": (b"\x80\x81\x82\x83" * 20, "it begins with the bytes 80 81 82 83"),
     "empty.jpg": (b"", "expected an image, got an empty file"),
     "truncated.jpg": (encode(photograph(), "JPEG")[:-700], "the JPEG image is truncated or damaged"),
+    "header.jpg": (
+        encode(photograph(), "JPEG")[:20],
+        r"JPEG image is truncated or damaged \(its header ends early",
+    ),
     "truncated.png": (encode(photograph())[:-700], "the PNG image is truncated or damaged"),
-    "header.jpg": (encode(photograph(), "JPEG")[:20], "got a file that is none"),
     "bomb.png": (bomb(30_000, 30_000), r"at most 100 megapixels, got 30000 x 30000 = 900 \(a decompression bomb\?\)"),
     "small_bomb.png": (bomb(11_000, 10_000), "at most 100 megapixels, got 11000 x 10000 = 110"),
     "program.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "got a file that is none"),

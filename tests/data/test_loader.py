@@ -2,6 +2,11 @@
 
 import collections
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,6 +120,48 @@ def test_worker_processes_change_nothing():
     # The position of a loader without workers, odd so that the first batch is the second worker's.
     shared.set_state(iter(loader_of()).get_state() | {"batches": 3})
     assert_equal(list(shared), alone[3:])
+
+
+ORPHANS = """
+import itertools, multiprocessing, sys
+from tests.data.test_loader import loader_of
+
+if __name__ == "__main__":
+    batches = iter(loader_of(num_workers=1, num_epochs=None))
+    next(batches)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_parent(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(ORPHANS)
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    with subprocess.Popen(
+        [sys.executable, str(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    ) as parent:
+        children = [int(word) for word in parent.stdout.readline().split()]
+        parent.kill()
+    assert children
+    patience = time.monotonic() + 30
+    while any(map(is_running, children)) and time.monotonic() < patience:
+        time.sleep(0.1)
+    assert not any(map(is_running, children))
+
+
+def is_running(process: int) -> bool:
+    """Whether a process lives; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
