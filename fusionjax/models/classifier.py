@@ -53,7 +53,7 @@ class FusionClassifier(nn.Module):
 
     Raises:
         ValueError: a modality is missing from the batch, or a mask belongs to none; next words are to be predicted and
-            the fusion does not give one token for each of the text.
+            there is no `text`, or the fusion does not give one token for each of it.
 
     Example:
         >>> from fusionjax import encoders, fusion
@@ -113,21 +113,26 @@ class FusionClassifier(nn.Module):
             name: self._encode(encoder, batch[name], masks.get(name), deterministic)
             for name, encoder in self.encoders.items()
         }
-        rows = max(one.pooled.shape[0] for one in features.values())
-        fused = self.fusion(
-            {name: repeat_rows(one, rows) for name, one in features.items()}, deterministic=deterministic
-        )
+        several = next((batch[name].shape[:2] for name in self.encoders if _holds_several(batch[name])), None)
+        if several is not None:
+            rows = several[0] * several[1]
+            features = {
+                name: one if _holds_several(batch[name]) else repeat_rows(one, rows) for name, one in features.items()
+            }
+        fused = self.fusion(features, deterministic=deterministic)
         drop = nn.Dropout(self.dropout_rate, deterministic=deterministic)
         hidden, words = drop(fused.pooled), None
         if self.next_word_vocab_size is not None:
-            tokens = batch["text"].reshape(rows, -1)
+            if "text" not in self.encoders:
+                names = ", ".join(sorted(self.encoders))
+                raise ValueError(f"next words are those of the modality 'text'; got {names}. Name one of them so.")
+            tokens = batch["text"].reshape(-1, batch["text"].shape[-1])
             words, surprise = self._read(fused, tokens, self.next_word_vocab_size)
             hidden = jnp.concatenate([hidden, surprise.astype(hidden.dtype)], axis=-1)
         for layer, size in enumerate(self.hidden_features):
             dense = nn.Dense(size, dtype=self.dtype, param_dtype=self.param_dtype, name=f"hidden_{layer}")
             hidden = drop(nn.relu(dense(hidden)))
         logits = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype, name="logits")(hidden)
-        several = next((batch[name].shape[:2] for name in self.encoders if _holds_several(batch[name])), None)
         if several is not None:
             logits = logits.reshape(*several, -1)
             words = None if words is None else words.reshape(*several, *words.shape[1:])

@@ -30,6 +30,7 @@ class Row:
         hide: the same inputs with other content wherever a mask says that it does not count; None without masks.
         pad: the same inputs with more padding; None where the length is part of the architecture.
         trim: the outputs of padded inputs cut to the length of the others.
+        stops: whether part of the gradient is stopped by design, so that it is not the slope.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     hide: Callable[[Inputs], Inputs] | None = None
     pad: Callable[[Inputs], Inputs] | None = None
     trim: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    stops: bool = False
 
 
 def read(output: Any) -> dict[str, Any]:
@@ -242,8 +244,10 @@ MODELS = [
         _reading_classifier,
         {"batch": {"image": IMAGES, "text": TOKENS}, "masks": {"text": TEXT_MASK}},
         {"logits": (BATCH, 3), "next_word_logits": (BATCH, LENGTH - 1, VOCABULARY)},
+        hide=lambda inputs: {**inputs, "batch": {**inputs["batch"], "text": _hide_tokens(TOKENS)}},
         pad=lambda inputs: {"batch": {**inputs["batch"], "text": _pad_text(TOKENS)}},
         trim=lambda outputs: {**outputs, "next_word_logits": outputs["next_word_logits"][:, : LENGTH - 1]},
+        stops=True,
     ),
     Row(
         "FusionClassifier",

@@ -72,7 +72,7 @@ def _assert_equal(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
 
 def test_every_public_member_is_in_the_table() -> None:
     """A new encoder, fusion or model without a row fails here."""
-    helpers = {encoders.TokenPooling}
+    helpers = {encoders.TokenPooling, fusion.TokenProjection}
     public = {getattr(package, name) for package in (encoders, fusion, models) for name in package.__all__}
     modules = {one for one in public if isinstance(one, type) and issubclass(one, nn.Module)}
     assert modules - helpers == {type(row.build(None)) for row in ROWS}
@@ -113,6 +113,8 @@ def test_eager_equals_jit(case: Case) -> None:
 
 def test_gradients_equal_finite_differences(case: Case) -> None:
     """Along one direction of random signs for every parameter and every floating input."""
+    if case.row.stops:
+        pytest.skip("part of the gradient is stopped by design")
     start, others = _split(case.variables, case.row.inputs)
     weights, step = {name: _weights(value) for name, value in case.outputs.items()}, np.float32(1e-3)
     for place, gradient in enumerate(jax.device_get(case.gradients(start, others)[0])):

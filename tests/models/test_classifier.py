@@ -80,7 +80,9 @@ def test_surprise_goes_to_the_head() -> None:
     model = make_reader()
     variables = draw_variables(model, BATCH)
     params, output = variables["params"], run(model, variables, BATCH)
-    words = np.float64(output.features.tokens[:, :-1] @ params["next_word"]["kernel"] + params["next_word"]["bias"])
+    table = jax.tree.map(np.float64, params["next_word"])
+    projected = np.float64(output.features.tokens[:, :-1]) @ table["project"]["kernel"] + table["project"]["bias"]
+    words = 4 * np.tanh(projected) @ table["table"].T + table["bias"]
     np.testing.assert_allclose(output.next_word_logits, words, rtol=1e-4, atol=1e-5)
     log_probabilities = words - np.log(np.exp(words).sum(-1, keepdims=True))
     surprise = -np.take_along_axis(log_probabilities, TOKENS[:, 1:, None], -1)[..., 0] * (TOKENS[:, 1:] != 0)
@@ -98,9 +100,9 @@ def test_classes_teach_the_next_words_nothing() -> None:
         return (getattr(model.apply(variables, BATCH), name) ** 2).sum()
 
     slopes = jax.jit(jax.grad(total), static_argnums=1)
-    assert not np.any(slopes(variables, "logits")["params"]["next_word"]["kernel"])
+    assert not np.any(slopes(variables, "logits")["params"]["next_word"]["table"])
     assert np.any(slopes(variables, "logits")["params"]["fusion"]["lstm"]["recurrent_kernel"])
-    assert np.any(slopes(variables, "next_word_logits")["params"]["next_word"]["kernel"])
+    assert np.any(slopes(variables, "next_word_logits")["params"]["next_word"]["table"])
 
 
 def test_several_texts_are_as_one_by_one() -> None:
@@ -120,6 +122,18 @@ def test_next_words_need_a_token_for_each() -> None:
         ValueError, match=r"one token for each of the text, \(3, 4\); got \(3, 1\). Use WordByWord, or leave"
     ):
         make(next_word_vocab_size=11).init(jax.random.key(0), BATCH)
+
+
+def test_batches_of_other_sizes_are_not_repeated() -> None:
+    with pytest.raises(ValueError, match=r"the same batch size; got \{'image': 3, 'text': 6\}"):
+        make_reader().init(jax.random.key(0), {"image": IMAGES, "text": np.tile(TOKENS, (2, 1))})
+
+
+def test_next_words_are_of_the_text() -> None:
+    model = make_reader().clone(encoders={"a": fj.encoders.RNNEncoder(11, 6), "b": fj.encoders.RNNEncoder(11, 6)})
+    model = model.clone(fusion=fj.fusion.WordByWord(query="a", features=5))
+    with pytest.raises(ValueError, match=r"next words are those of the modality 'text'; got a, b. Name one of them"):
+        model.init(jax.random.key(0), {"a": TOKENS, "b": TOKENS})
 
 
 def article_model() -> FusionClassifier:
