@@ -27,7 +27,10 @@ Captured = pytest.CaptureFixture[str]
         ("train --help", ["RECIPE is captioning or classification"]),
         ("train captioning --help", ["--data.source {scenes,flickr,coco,tfds}", "--output", "--seed", "--json"]),
         ("train captioning --data.source flickr --help", ["(default: flickr)", "--reward.epochs"]),
-        ("train classification -h", ["--model.fusion {concat,cross_attention}", "--strategy {jit,pmap}", "--json"]),
+        (
+            "train classification -h",
+            ["--model.fusion {concat,cross_attention,word_by_word}", "--caption-weight", "--json"],
+        ),
         ("evaluate --help", ["RUN", "--data.path", "--data.split", "--decoding.method", "--json"]),
         ("caption --help", ["RUN PHOTO [PHOTO ...]", "--decoding.num-beams", "--json"]),
         ("bench --help", ["WORKLOAD is forward"]),
