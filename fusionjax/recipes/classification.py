@@ -134,7 +134,7 @@ def preset(source: str) -> ClassificationConfig:
             data=DataConfig(size=16_000, image_size=48, captions_per_image=2, max_length=12),
             model=ModelConfig(fusion="word_by_word", text_layers=0, self_attention=False, fusion_features=256),
             optimizer=training.OptimizerConfig(learning_rate=2e-3, warmup_steps=100, clip_norm=5.0, weight_decay=1e-2),
-            training=TrainingConfig(epochs=2.5, batch_size=32),
+            training=TrainingConfig(epochs=3, batch_size=32),
             caption_weight=0.1,
         )
     if source not in ("flickr", "coco", "tfds"):
