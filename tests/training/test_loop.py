@@ -157,6 +157,7 @@ def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().__next__()
 
+    before = signal.getsignal(signal.SIGINT)
     with Checkpoints(tmp_path / "middle") as checkpoints:
         result = count(Pressed(), total_steps=9, checkpoints=checkpoints)
         assert result.interrupted and float(result.state.params) == -3.0
@@ -164,7 +165,7 @@ def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path: Path) -> None:
     with Checkpoints(tmp_path / "end") as checkpoints:
         result = count(Pressed(), total_steps=3, checkpoints=checkpoints)
         assert result.interrupted and checkpoints.steps == [3]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_that_ends_the_workers_of_the_data_is_an_interrupt_too(tmp_path: Path) -> None:
