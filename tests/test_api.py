@@ -20,7 +20,8 @@ PACKAGES = [name for name in fusionjax.__all__ if name not in ("InputError", "__
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(fusionjax.__path__, "fusionjax.")
-    if not module.name.endswith("__main__")
+    # Only a worker of a benchmark imports peers, which may not be installed.
+    if not module.name.endswith("__main__") and ".peers." not in module.name
 ]
 EXTRAS = (
     "PIL", "grain", "tokenizers", "rich", "tyro", "tensorboardX", "matplotlib", "tensorflow_datasets", "tensorflow",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fusionjax import recipes
 from fusionjax._extras import require
-from fusionjax.cli.bench import BenchOptions, bench_forward
+from fusionjax.benchmarks.commands import COMMANDS, run_command, usage
 from fusionjax.cli.parsing import parse, source_of
 from fusionjax.errors import InputError
 from fusionjax.recipes.config import DataConfig, DecodingConfig
@@ -208,19 +208,19 @@ def bench(words: Sequence[str]) -> Result:
     Raises:
         InputError: an unknown workload.
     """
-    if not words or words[0] not in ("forward", "--help", "-h"):
-        raise InputError(f"bench needs a workload, forward; got {words[0] if words else ''!r}. See fusionjax --help.")
-    if words[0] != "forward":
-        return Result(["forward"], "usage: fusionjax bench WORKLOAD ...\nWORKLOAD is forward")
-    options = parse(BenchOptions, "fusionjax bench forward", words[1:])
-    record = bench_forward(options)
-    text = (
-        f"{record['workload']}: {record['median_ms']:.1f} ms a batch of {options.batch_size} (spread "
-        f"{record['spread_ms']:.1f} ms), {record['examples_per_second']:.1f} examples per second, "
-        f"{record['achieved_tflops']:.3f} TFLOP/s = {record['share_of_measured_peak']:.0%} of the measured peak, "
-        f"compiled in {record['compile_ms'] / 1000:.1f} s on {record['device']}"
-    )
-    return Result([record], text)
+    name = words[0] if words else ""
+    if name in ("--help", "-h"):
+        return Result(list(COMMANDS), usage())
+    if name not in COMMANDS:
+        raise InputError(
+            f"bench needs a workload, {_one_of(list(COMMANDS))}; got {name!r}. See fusionjax bench --help."
+        )
+    records, text = run_command(name, parse(COMMANDS[name].options, f"fusionjax bench {name}", words[1:]))
+    return Result(records, text)
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _table(metrics: dict[str, float]) -> str:

@@ -22,7 +22,7 @@ commands:
   evaluate RUN      the metrics of a trained run, also on other data
   caption RUN PHOTO [PHOTO ...]
                     captions for photographs
-  bench WORKLOAD    throughput; WORKLOAD is forward
+  bench WORKLOAD    speed, beside other frameworks; WORKLOAD is forward, train, ops, decode or scaling
 
 Every command has --help, --json (one JSON value on standard output, nothing else) and --traceback (of an error).
 exit codes: 0 done, 2 bad input or usage, 130 stopped by Ctrl-C"""

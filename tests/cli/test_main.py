@@ -33,8 +33,8 @@ Captured = pytest.CaptureFixture[str]
         ),
         ("evaluate --help", ["RUN", "--data.path", "--data.split", "--decoding.method", "--json"]),
         ("caption --help", ["RUN PHOTO [PHOTO ...]", "--decoding.num-beams", "--json"]),
-        ("bench --help", ["WORKLOAD is forward"]),
-        ("bench forward --help", ["--batch-size", "--dtype {float32,bfloat16}", "--json"]),
+        ("bench --help", ["WORKLOAD is forward", "steps of training, beside the peers"]),
+        ("bench forward --help", ["--batch-sizes", "--peers", "--dtype {float32,bfloat16}", "--json"]),
         ("--version", [__version__]),
     ],
 )
@@ -73,9 +73,8 @@ def test_help(capfd: Captured, words: str, mentioned: list[str]) -> None:
         ),
         ("evaluate", "Missing from fusionjax evaluate: RUN the run directory."),
         ("caption", "Missing from fusionjax caption: RUN the run directory."),
-        ("bench", "bench needs a workload, forward; got ''. See fusionjax --help."),
-        ("bench backward", "bench needs a workload, forward; got 'backward'."),
-        ("bench forward --repeats 0", "repeats must be above 0; got 0. Give a larger one."),
+        ("bench", "bench needs a workload, forward"),
+        ("bench backward", "; got 'backward'. See fusionjax bench --help."),
     ],
 )
 def test_bad_usage_is_one_line_and_two(

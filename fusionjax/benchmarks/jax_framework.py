@@ -1,0 +1,115 @@
+"""What the contenders on JAX share: compilation, training steps, waiting."""
+
+import importlib.metadata
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fusionjax.benchmarks.workloads import Workload
+
+Forward = Callable[[Any, dict[str, jax.Array]], Any]
+
+LEARNING_RATE = 1e-4
+
+
+class JaxFramework:
+    """A contender on JAX. A subclass says what its forward pass is.
+
+    Attributes:
+        packages: whose versions the records name.
+    """
+
+    packages: tuple[str, ...] = ("jax", "flax", "optax")
+
+    def forward_of(self, workload: Workload) -> tuple[Forward, Any]:
+        """Returns the forward pass and its parameters; see `Framework.build`."""
+        raise NotImplementedError(f"{type(self).__name__} has no workload {workload.name}")
+
+    def versions(self) -> dict[str, str]:
+        """Returns the versions of its packages."""
+        return {name: importlib.metadata.version(name) for name in self.packages}
+
+    def device(self) -> str:
+        """Returns the kind of device that it computes on."""
+        return jax.devices()[0].device_kind
+
+    def build(self, workload: Workload) -> Callable[[], Any]:
+        """Prepares a workload; see `Framework.build`."""
+        forward, parameters = self.forward_of(workload)
+        inputs = {name: jnp.asarray(array) for name, array in workload.inputs().items()}
+        if not workload.train:
+            compiled = jax.jit(forward)
+            return lambda: compiled(parameters, inputs)
+        if "label" in inputs:
+            return _training_steps(forward, parameters, inputs)
+
+        def loss(parameters: Any, inputs: dict[str, jax.Array]) -> jax.Array:
+            return jnp.mean(jnp.square(forward(parameters, inputs).astype(jnp.float32)))
+
+        gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+        return lambda: gradient(parameters, inputs)
+
+    def wait(self, outputs: Any) -> None:
+        """Waits until the outputs of a call are there."""
+        jax.block_until_ready(outputs)
+
+    def fetch(self, outputs: Any) -> list[np.ndarray]:
+        """Copies the outputs to the host: of training the loss and the gradients of the inputs, sorted by name."""
+        if isinstance(outputs, tuple):
+            loss, (_, inputs) = outputs
+            outputs = [loss, *(inputs[name] for name in sorted(inputs))]
+        return [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(outputs)]
+
+    def peak_memory_bytes(self) -> int | None:
+        """Returns the most that was in use on an accelerator; None on a CPU."""
+        statistics = jax.local_devices()[0].memory_stats()
+        return statistics["peak_bytes_in_use"] if statistics else None
+
+
+def _training_steps(forward: Forward, parameters: Any, inputs: dict[str, jax.Array]) -> Callable[[], jax.Array]:
+    optimizer = optax.adam(LEARNING_RATE)
+
+    def step(parameters: Any, state: Any, inputs: dict[str, jax.Array]) -> tuple[Any, Any, jax.Array]:
+        def loss(parameters: Any) -> jax.Array:
+            logits = forward(parameters, inputs).astype(jnp.float32)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, inputs["label"]).mean()
+
+        value, gradients = jax.value_and_grad(loss)(parameters)
+        updates, state = optimizer.update(gradients, state, parameters)
+        return optax.apply_updates(parameters, updates), state, value
+
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+    carry = [parameters, optimizer.init(parameters)]
+
+    def run() -> jax.Array:
+        carry[0], carry[1], value = compiled(carry[0], carry[1], inputs)
+        return value
+
+    return run
+
+
+def nest(weights: dict[str, np.ndarray]) -> Any:
+    """Turns paths into nested dictionaries of JAX arrays.
+
+    Args:
+        weights: arrays by path, such as `"text/lstm/bias"`.
+
+    Returns:
+        The tree of a module's parameters.
+
+    Example:
+        >>> nest({"text/lstm/bias": np.zeros(2)})["text"]["lstm"]["bias"].shape
+        (2,)
+    """
+    tree: dict[str, Any] = {}
+    for path, array in weights.items():
+        *parents, leaf = path.split("/")
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[leaf] = jnp.asarray(array)
+    return tree

@@ -1,0 +1,163 @@
+"""What the commands of `fusionjax bench` can be told."""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from fusionjax.errors import InputError
+
+PEERS: dict[str, tuple[str, ...]] = {
+    "torch": ("torch", "torch.compile"),
+    "keras": ("keras-tensorflow", "keras-jax"),
+    "flax": ("flax",),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeerOptions:
+    """Who is measured, how often, and where the results go.
+
+    Attributes:
+        peers: whom to compare with, joined by commas: torch, keras, flax, one of their variants (torch.compile,
+            keras-tensorflow, keras-jax) or all.
+        peer_python: the Python that a peer is installed in, as NAME=PATH, such as keras=/path/to/bin/python; the
+            variable FUSIONJAX_BENCH_PYTHON_KERAS (or _TORCH, _FLAX) does the same. Otherwise this Python.
+        repeats: samples taken of each contender, in turn.
+        peak_size: side of the square matrices whose product measures the peak.
+        plot: folder to draw figures in.
+    """
+
+    peers: str = ""
+    peer_python: tuple[str, ...] = ()
+    repeats: int = 10
+    peak_size: int = 2048
+    plot: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        for name in ("repeats", "peak_size"):
+            require_positive(name, [getattr(self, name)])
+        self.pythons()
+
+    def pythons(self) -> dict[str, str | None]:
+        """Resolves the contenders, the library first.
+
+        Returns:
+            By the contender's name, the Python that it lives in; None for this one.
+
+        Raises:
+            InputError: there is no peer of a name, or no Python at a path.
+        """
+        where = dict(_split(entry) for entry in self.peer_python)
+        for family in where:
+            require_known("the peer of --peer-python", [family], PEERS)
+        for family in PEERS:
+            path = os.environ.get(f"FUSIONJAX_BENCH_PYTHON_{family.upper()}")
+            if path and family not in where:
+                where[family] = path
+        return {"fusionjax": None, **{name: where.get(_family(name)) for name in self._contenders()}}
+
+    def _contenders(self) -> list[str]:
+        names = [name.strip() for name in self.peers.split(",") if name.strip()]
+        variants = [variant for group in PEERS.values() for variant in group]
+        require_known("the peers", names, [*PEERS, *(one for one in variants if one not in PEERS), "all"])
+        if "all" in names:
+            return variants
+        chosen = [variant for name in names for variant in PEERS.get(name, (name,))]
+        return list(dict.fromkeys(chosen))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(PeerOptions):
+    """Which models, and how large they are.
+
+    Attributes:
+        workloads: what is measured; see the list of the command.
+        batch_sizes: examples at once; by default each workload's own.
+        parts: branch of the fusion model: image, text or both.
+        image_size: side of the fusion model's images, in pixels.
+        length: tokens of a sentence, steps of a recurrent layer.
+        vocab_size: different tokens.
+        features: of the recurrent layers.
+        dtype: of the computation.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("fusion",)
+
+    workloads: tuple[str, ...] = ("fusion",)
+    batch_sizes: tuple[int, ...] = ()
+    parts: Literal["image", "text", "both"] = "both"
+    image_size: int = 224
+    length: int = 100
+    vocab_size: int = 10_000
+    features: int = 512
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        super().__post_init__()
+        require_known("the workloads", self.workloads, self.names)
+        require_positive("batch_sizes", self.batch_sizes)
+        for name in ("length", "features"):
+            require_positive(name, [getattr(self, name)])
+        require_at_least("image_size", self.image_size, 22, "The smallest that three poolings leave something of.")
+        require_at_least("vocab_size", self.vocab_size, 2, "Token 0 is padding, which is not drawn.")
+
+
+def require_positive(name: str, values: Iterable[int]) -> None:
+    """Checks that values are above zero.
+
+    Args:
+        name: of the option.
+        values: of it.
+
+    Raises:
+        InputError: one is not.
+    """
+    for value in values:
+        require_at_least(name, value, 1, "Give a larger one.")
+
+
+def require_at_least(name: str, value: int, least: int, why: str) -> None:
+    """Checks that a value is large enough.
+
+    Args:
+        name: of the option.
+        value: of it.
+        least: that it may be.
+        why: it may not be less, or what to do.
+
+    Raises:
+        InputError: it is less.
+    """
+    if value < least:
+        raise InputError(f"{name} must be at least {least}; got {value}. {why}")
+
+
+def require_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Checks that names are among those known.
+
+    Args:
+        what: the names are.
+        names: given.
+        known: all that there are.
+
+    Raises:
+        InputError: one is not known.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise InputError(f"{what} must be among {', '.join(known)}; got {name!r}. Choose of these.")
+
+
+def _split(entry: str) -> tuple[str, str]:
+    family, separator, path = entry.partition("=")
+    if not separator or not path:
+        raise InputError(f"--peer-python takes NAME=PATH, such as keras=/path/to/bin/python; got {entry!r}. Give both.")
+    return family, path
+
+
+def _family(contender: str) -> str:
+    return next(family for family, variants in PEERS.items() if contender in variants)

@@ -1,0 +1,87 @@
+"""The library itself as a contender: each workload built of its own parts."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from fusionjax import encoders, layers, ops
+from fusionjax._version import __version__
+from fusionjax.benchmarks.jax_framework import Forward, JaxFramework, nest
+from fusionjax.benchmarks.workloads import Fusion, Workload
+from fusionjax.benchmarks.workloads.fusion import CLASSES, WORDS
+from fusionjax.parallel import keep_host_memory
+
+
+class FusionText(nn.Module):
+    """Embedding, LSTM, self-attention without scaling, dense layers; see `workloads.Fusion`.
+
+    Attributes:
+        vocab_size: different tokens.
+        features: of the embedding, the LSTM and the dense layer.
+        dtype: of the computation.
+    """
+
+    vocab_size: int
+    features: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Maps tokens `[batch, length]` to `[batch, length * 100]`."""
+        vectors = nn.Embed(self.vocab_size, self.features, dtype=self.dtype, name="embedding")(tokens)
+        states = layers.LSTM(self.features, dtype=self.dtype, name="lstm")(vectors).outputs
+        # [batch, length, heads = 1, features]
+        head = states[:, :, None]
+        attended = ops.attention(head, head, head, scale=1.0).values[:, :, 0]
+        hidden = nn.relu(layers.Dense(self.features, dtype=self.dtype, name="hidden")(attended))
+        words = nn.softmax(layers.Dense(WORDS, dtype=self.dtype, name="words")(hidden))
+        return words.reshape(len(tokens), -1)
+
+
+class FusionModel(nn.Module):
+    """The fusion model; see `workloads.Fusion`.
+
+    Attributes:
+        workload: sizes and parts.
+        dtype: of the computation.
+    """
+
+    workload: Fusion
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, inputs: dict[str, jax.Array]) -> jax.Array:
+        """Maps images and tokens to both branches joined, or to logits when it is trained."""
+        parts = []
+        if self.workload.has_image:
+            encoder = encoders.SimpleCNN(pooling="flatten", dtype=self.dtype, name="image")
+            parts.append(encoder(inputs["image"]).pooled)
+        if self.workload.has_text:
+            text = FusionText(self.workload.vocab_size, self.workload.features, self.dtype, name="text")
+            parts.append(text(inputs["text"]))
+        joined = jnp.concatenate(parts, axis=-1)
+        return layers.Dense(CLASSES, dtype=self.dtype, name="classes")(joined) if self.workload.train else joined
+
+
+class Ours(JaxFramework):
+    """The library, with the implementations that it chooses itself."""
+
+    packages = ("jax", "jaxlib", "flax", "optax")
+
+    def __init__(self) -> None:
+        keep_host_memory()
+
+    def versions(self) -> dict[str, str]:
+        """Returns the versions of its packages."""
+        return {"fusionjax": __version__, **super().versions()}
+
+    def forward_of(self, workload: Workload) -> tuple[Forward, Any]:
+        """Returns the forward pass and its parameters; see `Framework.build`."""
+        dtype = jnp.bfloat16 if workload.dtype == "bfloat16" else None
+        if isinstance(workload, Fusion):
+            model = FusionModel(workload, dtype)
+            return lambda parameters, inputs: model.apply({"params": parameters}, inputs), nest(workload.weights())
+        raise NotImplementedError(f"fusionjax has no workload {workload.name}")

@@ -1,0 +1,192 @@
+"""Keras as a contender, on TensorFlow (`tf.function`) or on JAX (`jax.jit`)."""
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fusionjax.benchmarks.workloads import Fusion, Workload
+from fusionjax.benchmarks.workloads.fusion import CLASSES, FILTERS, WORDS
+
+LEARNING_RATE = 1e-4
+
+
+class Keras:
+    """Keras on one of its backends.
+
+    Attributes:
+        backend: `tensorflow` or `jax`.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        os.environ["KERAS_BACKEND"] = backend
+        self._runtime: Any = _OnTensorFlow() if backend == "tensorflow" else _OnJax()
+        import keras
+
+        self._keras = keras
+
+    def versions(self) -> dict[str, str]:
+        """Returns the versions of its packages."""
+        return {"keras": self._keras.__version__, self.backend: self._runtime.version}
+
+    def device(self) -> str:
+        """Returns the kind of device that it computes on."""
+        return self._runtime.device()
+
+    def build(self, workload: Workload) -> Callable[[], Any]:
+        """Prepares a workload; see `Framework.build`."""
+        keras = self._keras
+        keras.config.set_dtype_policy("mixed_bfloat16" if workload.dtype == "bfloat16" else "float32")
+        model = self._model(workload)
+        arrays = workload.inputs()
+        label = arrays.pop("label", None)
+        inputs = [self._runtime.put(array) for array in arrays.values()]
+        if not workload.train:
+            return self._runtime.forward(model, inputs)
+        if label is not None:
+            optimizer = keras.optimizers.Adam(LEARNING_RATE, epsilon=1e-8)
+            optimizer.build(model.trainable_variables)
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            return self._runtime.training(model, optimizer, loss, inputs, self._runtime.put(label))
+        raise NotImplementedError(f"Keras has no workload {workload.name}")
+
+    def wait(self, outputs: Any) -> None:
+        """Waits until the outputs of a call are there."""
+        self._runtime.wait(outputs)
+
+    def fetch(self, outputs: Any) -> list[np.ndarray]:
+        """Copies the outputs to the host."""
+        return [np.asarray(output, np.float32) for output in (outputs if isinstance(outputs, list) else [outputs])]
+
+    def peak_memory_bytes(self) -> int | None:
+        """Returns the most that was in use on an accelerator; None on a CPU."""
+        return self._runtime.peak_memory_bytes()
+
+    def _model(self, workload: Workload) -> Any:
+        if isinstance(workload, Fusion):
+            return self._fusion(workload)
+        raise NotImplementedError(f"Keras has no workload {workload.name}")
+
+    def _fusion(self, workload: Fusion) -> Any:
+        keras, layers = self._keras, self._keras.layers
+        inputs, parts = [], []
+        if workload.has_image:
+            image = keras.Input((workload.image_size, workload.image_size, 3))
+            grid = image
+            for stage, filters in enumerate(FILTERS):
+                grid = layers.Conv2D(filters, 3, activation="relu", name=f"conv_{stage}")(grid)
+                grid = layers.MaxPooling2D(2)(grid)
+            inputs.append(image)
+            parts.append(layers.Flatten()(grid))
+        if workload.has_text:
+            text = keras.Input((workload.length,), dtype="int32")
+            vectors = layers.Embedding(workload.vocab_size, workload.features, name="embedding")(text)
+            states = layers.LSTM(workload.features, return_sequences=True, name="lstm")(vectors)
+            attended = layers.Attention()([states, states])
+            hidden = layers.Dense(workload.features, activation="relu", name="hidden")(attended)
+            words = layers.Dense(WORDS, activation="softmax", name="words")(hidden)
+            inputs.append(text)
+            parts.append(layers.Flatten()(words))
+        joined = layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+        model = keras.Model(inputs, layers.Dense(CLASSES, name="classes")(joined) if workload.train else joined)
+        _put(model, workload.weights())
+        return model
+
+
+class _OnTensorFlow:
+    """TensorFlow beneath Keras."""
+
+    def __init__(self) -> None:
+        import tensorflow
+
+        self._tf, self.version = tensorflow, tensorflow.__version__
+
+    def device(self) -> str:
+        return "gpu" if self._tf.config.list_physical_devices("GPU") else "cpu"
+
+    def put(self, array: np.ndarray) -> Any:
+        return self._tf.constant(array)
+
+    def forward(self, model: Any, inputs: list[Any]) -> Callable[[], Any]:
+        called = self._tf.function(lambda *inputs: model(list(inputs), training=False))
+        return lambda: called(*inputs)
+
+    def training(self, model: Any, optimizer: Any, loss: Any, inputs: list[Any], label: Any) -> Callable[[], Any]:
+        @self._tf.function
+        def step(inputs: Any, label: Any) -> Any:
+            with self._tf.GradientTape() as tape:
+                value = loss(label, model(inputs, training=True))
+            gradients = tape.gradient(value, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            return value
+
+        return lambda: step(inputs, label)
+
+    def wait(self, outputs: Any) -> None:
+        self._tf.test.experimental.sync_devices()
+
+    def peak_memory_bytes(self) -> int | None:
+        gpus = self._tf.config.list_physical_devices("GPU")
+        return self._tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None
+
+
+class _OnJax:
+    """JAX beneath Keras."""
+
+    def __init__(self) -> None:
+        import jax
+
+        self._jax, self.version = jax, importlib.metadata.version("jax")
+
+    def device(self) -> str:
+        return self._jax.devices()[0].device_kind
+
+    def put(self, array: np.ndarray) -> Any:
+        return self._jax.numpy.asarray(array)
+
+    def forward(self, model: Any, inputs: list[Any]) -> Callable[[], Any]:
+        trainable, fixed = ([each.value for each in group] for group in _variables(model))
+        called = self._jax.jit(lambda *state: model.stateless_call(*state, training=False)[0])
+        return lambda: called(trainable, fixed, inputs)
+
+    def training(self, model: Any, optimizer: Any, loss: Any, inputs: list[Any], label: Any) -> Callable[[], Any]:
+        def objective(trainable: Any, fixed: Any, inputs: Any, label: Any) -> tuple[Any, Any]:
+            outputs, fixed = model.stateless_call(trainable, fixed, inputs, training=True)
+            return loss(label, outputs), fixed
+
+        def step(trainable: Any, fixed: Any, state: Any, inputs: Any, label: Any) -> tuple[Any, Any, Any, Any]:
+            gradient = self._jax.value_and_grad(objective, has_aux=True)
+            (value, fixed), gradients = gradient(trainable, fixed, inputs, label)
+            trainable, state = optimizer.stateless_apply(state, gradients, trainable)
+            return trainable, fixed, state, value
+
+        compiled = self._jax.jit(step, donate_argnums=(0, 1, 2))
+        carry = [[each.value for each in group] for group in (*_variables(model), optimizer.variables)]
+
+        def run() -> Any:
+            *carry[:], value = compiled(*carry, inputs, label)
+            return value
+
+        return run
+
+    def wait(self, outputs: Any) -> None:
+        self._jax.block_until_ready(outputs)
+
+    def peak_memory_bytes(self) -> int | None:
+        statistics = self._jax.local_devices()[0].memory_stats()
+        return statistics["peak_bytes_in_use"] if statistics else None
+
+
+def _variables(model: Any) -> tuple[list[Any], list[Any]]:
+    return model.trainable_variables, model.non_trainable_variables
+
+
+def _put(model: Any, weights: dict[str, np.ndarray]) -> None:
+    """Gives each layer the arrays whose path names it, in their order, which is Keras's own."""
+    for layer in model.layers:
+        arrays = [array for path, array in weights.items() if layer.name in path.split("/")[:-1]]
+        if arrays:
+            layer.set_weights(arrays)

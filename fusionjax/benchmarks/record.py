@@ -1,0 +1,91 @@
+"""What one measurement leaves behind."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """One measurement of one contender.
+
+    Where a contender could not run, `error` says why, `samples_ms` is empty and the figures are None.
+
+    Attributes:
+        contender: whose code ran: `fusionjax`, `torch`, `torch.compile`, `keras-tensorflow`, `keras-jax` or `flax`.
+        workload: what ran, such as `fusion-forward`.
+        implementation: of the operations; `default` is the contender's own choice.
+        device: kind and architecture.
+        versions: of the packages, in the contender's own Python.
+        git_revision: of the library's code; None outside a checkout.
+        dtype: of the computation.
+        shapes: of the inputs.
+        compile_ms: the first call, less the median of the others.
+        samples_ms: every sample.
+        median_ms: of the samples.
+        spread_ms: the longest less the shortest.
+        examples_per_second: at the median.
+        achieved_tflops: 10^12 floating-point operations per second at the median. The operations are those that the
+            workload's equations need, the same for all contenders.
+        share_of_measured_peak: of a matrix product of the same dtype, measured in the same run; 0 to 1.
+        peak_memory_mb: growth of the process's memory on a CPU, of the device's elsewhere, over all of the workload.
+        error: why there are no figures, or why they are not to be trusted; None if all is well.
+    """
+
+    contender: str
+    workload: str
+    implementation: str = "default"
+    device: str | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    git_revision: str | None = None
+    dtype: str
+    shapes: dict[str, list[int]]
+    compile_ms: float | None = None
+    samples_ms: list[float] = dataclasses.field(default_factory=list)
+    median_ms: float | None = None
+    spread_ms: float | None = None
+    examples_per_second: float | None = None
+    achieved_tflops: float | None = None
+    share_of_measured_peak: float | None = None
+    peak_memory_mb: float | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def figures_of(
+    samples_ms: Sequence[float], *, first_ms: float, batch_size: int, flops: float, peak_tflops: float | None
+) -> dict[str, Any]:
+    """Makes the figures of a record.
+
+    Args:
+        samples_ms: every sample; at least one.
+        first_ms: the first call, compilation included.
+        batch_size: examples in a call.
+        flops: floating-point operations of a call.
+        peak_tflops: the measured peak; None if there is none to compare with.
+
+    Returns:
+        Fields of a `Record`, by name.
+
+    Example:
+        >>> found = figures_of([4.0, 2.0, 3.0], first_ms=10.0, batch_size=6, flops=6e9, peak_tflops=4.0)
+        >>> found["median_ms"], found["spread_ms"], found["compile_ms"], found["examples_per_second"]
+        (3.0, 2.0, 7.0, 2000.0)
+        >>> found["achieved_tflops"], found["share_of_measured_peak"]
+        (2.0, 0.5)
+    """
+    median = statistics.median(samples_ms)
+    achieved = flops / median / 1e9
+    return {
+        "samples_ms": list(samples_ms),
+        "compile_ms": max(0.0, first_ms - median),
+        "median_ms": median,
+        "spread_ms": max(samples_ms) - min(samples_ms),
+        "examples_per_second": 1000 * batch_size / median,
+        "achieved_tflops": achieved,
+        "share_of_measured_peak": achieved / peak_tflops if peak_tflops else None,
+    }
