@@ -24,6 +24,7 @@ class Elman(nn.Module):
         param_dtype: dtype of the parameters.
         input_kernel_init: initializer of the input kernel and of the output kernel.
         recurrent_kernel_init: initializer of the recurrent kernel; the biases start at zero.
+        implementation: see `fusionjax.ops.elman`.
 
     Example:
         >>> layer, inputs = Elman(features=4, output_features=7), jnp.ones((2, 5, 3))
@@ -41,6 +42,7 @@ class Elman(nn.Module):
     param_dtype: Dtype = jnp.float32
     input_kernel_init: Initializer = input_kernel_init
     recurrent_kernel_init: Initializer = recurrent_kernel_init
+    implementation: str | None = None
 
     @nn.compact
     def __call__(
@@ -79,6 +81,7 @@ class Elman(nn.Module):
             mask=mask,
             reverse=reverse,
             time_major=time_major,
+            implementation=self.implementation,
         )
         if self.output_features is None:
             return output

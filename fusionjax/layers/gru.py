@@ -19,6 +19,7 @@ class GRU(nn.Module):
         param_dtype: dtype of the parameters.
         input_kernel_init: initializer of each gate's block of the input kernel.
         recurrent_kernel_init: initializer of each gate's block of the recurrent kernel; the biases start at zero.
+        implementation: see `fusionjax.ops.gru`.
 
     Example:
         >>> layer, inputs = GRU(features=4), jnp.ones((2, 5, 3))
@@ -31,6 +32,7 @@ class GRU(nn.Module):
     param_dtype: Dtype = jnp.float32
     input_kernel_init: Initializer = input_kernel_init
     recurrent_kernel_init: Initializer = recurrent_kernel_init
+    implementation: str | None = None
 
     @nn.compact
     def __call__(
@@ -62,4 +64,12 @@ class GRU(nn.Module):
             self.param("recurrent_bias", zeros, (width,), dtype),
         )
         inputs, *promoted = promote_dtype(inputs, *parameters, dtype=self.dtype)
-        return gru(inputs, *promoted, initial_state=initial_state, mask=mask, reverse=reverse, time_major=time_major)
+        return gru(
+            inputs,
+            *promoted,
+            initial_state=initial_state,
+            mask=mask,
+            reverse=reverse,
+            time_major=time_major,
+            implementation=self.implementation,
+        )

@@ -22,6 +22,7 @@ class LSTM(nn.Module):
         param_dtype: dtype of the parameters.
         input_kernel_init: initializer of each gate's block of the input kernel.
         recurrent_kernel_init: initializer of each gate's block of the recurrent kernel.
+        implementation: see `fusionjax.ops.lstm`.
 
     Example:
         >>> layer, inputs = LSTM(features=4), jnp.ones((2, 5, 3))
@@ -38,6 +39,7 @@ class LSTM(nn.Module):
     param_dtype: Dtype = jnp.float32
     input_kernel_init: Initializer = input_kernel_init
     recurrent_kernel_init: Initializer = recurrent_kernel_init
+    implementation: str | None = None
 
     def __call__(
         self,
@@ -61,7 +63,15 @@ class LSTM(nn.Module):
             A `RecurrentOutput` whose final state is an `LSTMState`.
         """
         inputs, *parameters = promote_dtype(inputs, *self._parameters(inputs.shape[-1]), dtype=self.dtype)
-        return lstm(inputs, *parameters, initial_state=initial_state, mask=mask, reverse=reverse, time_major=time_major)
+        return lstm(
+            inputs,
+            *parameters,
+            initial_state=initial_state,
+            mask=mask,
+            reverse=reverse,
+            time_major=time_major,
+            implementation=self.implementation,
+        )
 
     def step(self, inputs: Float[Array, "batch inputs"], state: LSTMState) -> LSTMState:
         """Advances by one step, with the same parameters.

@@ -31,6 +31,7 @@ class RNN(nn.Module):
         time_major: inputs and outputs have time first.
         dtype: dtype of the computation; None for the common one of inputs and parameters.
         param_dtype: dtype of the parameters.
+        implementation: see the cell's operation, such as `fusionjax.ops.lstm`.
 
     Example:
         >>> layer, inputs = RNN(features=4, num_layers=2, bidirectional=True), jnp.ones((2, 5, 3))
@@ -47,6 +48,7 @@ class RNN(nn.Module):
     time_major: bool = False
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    implementation: str | None = None
 
     @nn.compact
     def __call__(
@@ -80,7 +82,11 @@ class RNN(nn.Module):
                 outputs = nn.Dropout(self.dropout_rate)(outputs, deterministic=deterministic)
             results = [
                 _CELLS[self.cell](
-                    self.features, dtype=self.dtype, param_dtype=self.param_dtype, name=f"layer_{layer}_{direction}"
+                    self.features,
+                    dtype=self.dtype,
+                    param_dtype=self.param_dtype,
+                    implementation=self.implementation,
+                    name=f"layer_{layer}_{direction}",
                 )(
                     outputs,
                     initial_state=None if initial_state is None else initial_state[layer][index],

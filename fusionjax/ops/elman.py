@@ -1,16 +1,18 @@
 """The simple recurrent network of Elman."""
 
-from collections.abc import Callable
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fusionjax.ops.bias import add_bias
-from fusionjax.ops.recurrent import RecurrentOutput, check_recurrent_shapes, scan_recurrence
-
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+from fusionjax.ops.recurrent import (
+    RecurrentOutput,
+    advance_projected,
+    check_recurrent_shapes,
+    choose_recurrence,
+    recur,
+)
+from fusionjax.ops.recurrent_cell import Gates, RecurrentCell, RecurrentWeights, State
 
 
 def elman(
@@ -24,8 +26,13 @@ def elman(
     mask: Bool[Array, "mask_batch mask_length"] | None = None,
     reverse: bool = False,
     time_major: bool = False,
+    implementation: str | None = None,
 ) -> RecurrentOutput:
     """Runs a simple recurrent network over sequences: h_t = f(x_t W_x + h_{t-1} W_h + b).
+
+    Implementations: `"xla"` is a scan over the steps and the reference. `"chunked"` computes the same values in chunks
+    of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode
+    derivative (`jax.jvp`). None means `"chunked"` on a CPU unless the steps are few or small, otherwise `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
@@ -37,12 +44,13 @@ def elman(
         mask: `[batch, length]`, also if time-major; masked steps keep the state and put out zeros.
         reverse: go from the last step to the first; with trailing padding this starts at the last real token.
         time_major: inputs and outputs have time first.
+        implementation: `"xla"`, `"chunked"`, or None to choose.
 
     Returns:
         A `RecurrentOutput` whose final state is the hidden state `[batch, features]`.
 
     Raises:
-        ValueError: the shapes do not fit, or there is no activation of that name.
+        ValueError: the shapes do not fit, or there is no activation or implementation of that name.
 
     Example:
         >>> elman(jnp.ones((2, 5, 3)), jnp.ones((3, 4)), jnp.ones((4, 4)), jnp.zeros(4)).outputs.shape
@@ -52,21 +60,18 @@ def elman(
         Elman, "Finding Structure in Time", 1990.
     """
     check_recurrent_shapes("elman", inputs, input_kernel, recurrent_kernel, gates=1, mask=mask, time_major=time_major)
-    projected = add_bias(inputs @ input_kernel, bias)
-    projected = projected.astype(jnp.result_type(projected, recurrent_kernel))
-    if initial_state is None:
-        initial_state = jnp.zeros((inputs.shape[1 if time_major else 0], recurrent_kernel.shape[0]), projected.dtype)
-    return RecurrentOutput(
-        *scan_recurrence(
-            partial(_update, recurrent_kernel=recurrent_kernel, activation=activation),
-            lambda state: state,
-            projected,
-            initial_state.astype(projected.dtype),
-            mask=mask,
-            reverse=reverse,
-            time_major=time_major,
-        )
+    chosen = choose_recurrence("elman", implementation, inputs, recurrent_kernel, time_major=time_major)
+    output = recur(
+        _find_cell(activation),
+        RecurrentWeights(input_kernel, recurrent_kernel, bias),
+        inputs,
+        None if initial_state is None else (initial_state,),
+        mask=mask,
+        reverse=reverse,
+        time_major=time_major,
+        implementation=chosen,
     )
+    return RecurrentOutput(output.outputs, output.final_state[0])
 
 
 def elman_step(
@@ -98,10 +103,35 @@ def elman_step(
         >>> elman_step(jnp.zeros((2, 4)), jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones((4, 4)), jnp.zeros(4)).shape
         (2, 4)
     """
-    return _update(state, add_bias(inputs @ input_kernel, bias), recurrent_kernel, activation)
+    projected = add_bias(inputs @ input_kernel, bias)
+    return advance_projected(_find_cell(activation), (state,), projected, recurrent_kernel)[0]
 
 
-def _update(state: Array, projected: Array, recurrent_kernel: Array, activation: str) -> Array:
-    if activation not in _ACTIVATIONS:
+def _find_cell(activation: str) -> RecurrentCell:
+    if activation not in _CELLS:
         raise ValueError(f'activation must be "tanh" or "relu"; got {activation!r}. Name one of the two.')
-    return _ACTIVATIONS[activation](projected + state @ recurrent_kernel)
+    return _CELLS[activation]
+
+
+def _advance_tanh(state: State, from_inputs: Gates, from_state: Gates) -> tuple[State, tuple[Array, ...]]:
+    hidden = jnp.tanh(from_inputs[0] + from_state[0])
+    return (hidden,), (hidden,)
+
+
+def _differentiate_tanh(state: State, kept: tuple[Array, ...], gradient: State) -> tuple[State, Gates]:
+    return (jnp.zeros_like(state[0]),), (gradient[0] * (1 - kept[0] * kept[0]),)
+
+
+def _advance_relu(state: State, from_inputs: Gates, from_state: Gates) -> tuple[State, tuple[Array, ...]]:
+    hidden = jax.nn.relu(from_inputs[0] + from_state[0])
+    return (hidden,), (hidden,)
+
+
+def _differentiate_relu(state: State, kept: tuple[Array, ...], gradient: State) -> tuple[State, Gates]:
+    return (jnp.zeros_like(state[0]),), (jnp.where(kept[0] > 0, gradient[0], 0),)
+
+
+_CELLS = {
+    "tanh": RecurrentCell("elman", 1, 1, _advance_tanh, _differentiate_tanh),
+    "relu": RecurrentCell("elman", 1, 1, _advance_relu, _differentiate_relu),
+}

@@ -1,13 +1,17 @@
 """Gated recurrent unit."""
 
-from functools import partial
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fusionjax.ops.bias import add_bias
-from fusionjax.ops.recurrent import RecurrentOutput, check_recurrent_shapes, scan_recurrence
+from fusionjax.ops.recurrent import (
+    RecurrentOutput,
+    advance_projected,
+    check_recurrent_shapes,
+    choose_recurrence,
+    recur,
+)
+from fusionjax.ops.recurrent_cell import Gates, RecurrentCell, RecurrentWeights, State, sigmoid
 
 
 def gru(
@@ -21,12 +25,17 @@ def gru(
     mask: Bool[Array, "mask_batch mask_length"] | None = None,
     reverse: bool = False,
     time_major: bool = False,
+    implementation: str | None = None,
 ) -> RecurrentOutput:
     """Runs a gated recurrent unit over sequences.
 
     With r, z, n taken from x_t W_x + b and from h_{t-1} W_h + b_h: r = sigmoid(x_r + h_r), z = sigmoid(x_z + h_z),
     n = tanh(x_n + r h_n), h_t = (1 - z) n + z h_{t-1}. This is the form of PyTorch and cuDNN: the reset gate r acts
     after the recurrent product, where the paper lets it act on h_{t-1} before.
+
+    Implementations: `"xla"` is a scan over the steps and the reference. `"chunked"` computes the same values in chunks
+    of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode
+    derivative (`jax.jvp`). None means `"chunked"` on a CPU unless the steps are few or small, otherwise `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
@@ -38,12 +47,13 @@ def gru(
         mask: `[batch, length]`, also if time-major; masked steps keep the state and put out zeros.
         reverse: go from the last step to the first; with trailing padding this starts at the last real token.
         time_major: inputs and outputs have time first.
+        implementation: `"xla"`, `"chunked"`, or None to choose.
 
     Returns:
         A `RecurrentOutput` whose final state is the hidden state `[batch, features]`.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or there is no implementation of that name.
 
     Example:
         >>> bias = jnp.zeros(12)
@@ -54,21 +64,18 @@ def gru(
         Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, arXiv:1406.1078, section 2.3.
     """
     check_recurrent_shapes("gru", inputs, input_kernel, recurrent_kernel, gates=3, mask=mask, time_major=time_major)
-    projected = add_bias(inputs @ input_kernel, bias)
-    projected = projected.astype(jnp.result_type(projected, recurrent_kernel))
-    if initial_state is None:
-        initial_state = jnp.zeros((inputs.shape[1 if time_major else 0], recurrent_kernel.shape[0]), projected.dtype)
-    return RecurrentOutput(
-        *scan_recurrence(
-            partial(_update, recurrent_kernel=recurrent_kernel, recurrent_bias=recurrent_bias),
-            lambda state: state,
-            projected,
-            initial_state.astype(projected.dtype),
-            mask=mask,
-            reverse=reverse,
-            time_major=time_major,
-        )
+    chosen = choose_recurrence("gru", implementation, inputs, recurrent_kernel, time_major=time_major)
+    output = recur(
+        _CELL,
+        RecurrentWeights(input_kernel, recurrent_kernel, bias, recurrent_bias),
+        inputs,
+        None if initial_state is None else (initial_state,),
+        mask=mask,
+        reverse=reverse,
+        time_major=time_major,
+        implementation=chosen,
     )
+    return RecurrentOutput(output.outputs, output.final_state[0])
 
 
 def gru_step(
@@ -97,13 +104,23 @@ def gru_step(
         >>> gru_step(jnp.zeros((2, 4)), jnp.ones((2, 3)), jnp.ones((3, 12)), jnp.ones((4, 12)), bias, bias).shape
         (2, 4)
     """
-    return _update(state, add_bias(inputs @ input_kernel, bias), recurrent_kernel, recurrent_bias)
+    projected = add_bias(inputs @ input_kernel, bias)
+    return advance_projected(_CELL, (state,), projected, recurrent_kernel, recurrent_bias)[0]
 
 
-def _update(state: Array, projected: Array, recurrent_kernel: Array, recurrent_bias: Array) -> Array:
-    from_inputs = jnp.split(projected, 3, axis=-1)
-    from_state = jnp.split(add_bias(state @ recurrent_kernel, recurrent_bias), 3, axis=-1)
-    reset = jax.nn.sigmoid(from_inputs[0] + from_state[0])
-    update = jax.nn.sigmoid(from_inputs[1] + from_state[1])
+def _advance(state: State, from_inputs: Gates, from_state: Gates) -> tuple[State, tuple[Array, ...]]:
+    reset = sigmoid(from_inputs[0] + from_state[0])
+    update = sigmoid(from_inputs[1] + from_state[1])
     candidate = jnp.tanh(from_inputs[2] + reset * from_state[2])
-    return (1 - update) * candidate + update * state
+    return ((1 - update) * candidate + update * state[0],), (reset, update, candidate, from_state[2])
+
+
+def _differentiate(state: State, kept: tuple[Array, ...], gradient: State) -> tuple[State, Gates, Gates]:
+    (hidden,), (reset, update, candidate, recurrent), (of_hidden,) = state, kept, gradient
+    of_candidate = of_hidden * (1 - update) * (1 - candidate * candidate)
+    of_update = of_hidden * (hidden - candidate) * update * (1 - update)
+    of_reset = of_candidate * recurrent * reset * (1 - reset)
+    return (of_hidden * update,), (of_reset, of_update, of_candidate), (of_reset, of_update, of_candidate * reset)
+
+
+_CELL = RecurrentCell("gru", 3, 1, _advance, _differentiate)

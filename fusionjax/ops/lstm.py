@@ -3,12 +3,19 @@
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fusionjax.ops.bias import add_bias
-from fusionjax.ops.recurrent import RecurrentOutput, check_recurrent_shapes, scan_recurrence
+from fusionjax.ops.lstm_cudnn import find_cudnn_obstacle, lstm_cudnn
+from fusionjax.ops.recurrent import (
+    RecurrentOutput,
+    advance_projected,
+    check_recurrent_shapes,
+    choose_recurrence,
+    recur,
+)
+from fusionjax.ops.recurrent_cell import Gates, RecurrentCell, RecurrentWeights, State, sigmoid
 
 
 class LSTMState(NamedTuple):
@@ -33,11 +40,18 @@ def lstm(
     mask: Bool[Array, "mask_batch mask_length"] | None = None,
     reverse: bool = False,
     time_major: bool = False,
+    implementation: str | None = None,
 ) -> RecurrentOutput:
     """Runs a long short-term memory over sequences.
 
     With i, f, g, o = split(x_t W_x + h_{t-1} W_h + b): c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g),
     h_t = sigmoid(o) tanh(c_t). There are no peepholes. The gates are in PyTorch's order.
+
+    Implementations: `"xla"` is a scan over the steps and the reference. `"chunked"` computes the same values in chunks
+    of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode
+    derivative (`jax.jvp`). `"cudnn"` is `jax.experimental.rnn` on an NVIDIA GPU: float32 arrays only, no mask, no
+    `jax.vmap`, first derivatives only; its products round to TF32 unless `jax.default_matmul_precision("highest")` asks
+    for full float32. None means `"chunked"` on a CPU unless the steps are few or small, otherwise `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
@@ -48,12 +62,14 @@ def lstm(
         mask: `[batch, length]`, also if time-major; masked steps keep the state and put out zeros.
         reverse: go from the last step to the first; with trailing padding this starts at the last real token.
         time_major: inputs and outputs have time first.
+        implementation: `"xla"`, `"chunked"`, `"cudnn"`, or None to choose.
 
     Returns:
         A `RecurrentOutput` whose final state is an `LSTMState`.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or there is no implementation of that name.
+        NotImplementedError: the named implementation cannot serve this call.
 
     Example:
         >>> output = lstm(jnp.ones((2, 5, 3)), jnp.ones((3, 16)), jnp.ones((4, 16)), jnp.zeros(16))
@@ -65,23 +81,12 @@ def lstm(
         "Learning to Forget", 2000.
     """
     check_recurrent_shapes("lstm", inputs, input_kernel, recurrent_kernel, gates=4, mask=mask, time_major=time_major)
-    projected = add_bias(inputs @ input_kernel, bias)
-    projected = projected.astype(jnp.result_type(projected, recurrent_kernel))
-    if initial_state is None:
-        zeros = jnp.zeros((inputs.shape[1 if time_major else 0], recurrent_kernel.shape[0]), projected.dtype)
-        initial_state = LSTMState(zeros, zeros)
-    initial_state = jax.tree.map(lambda leaf: leaf.astype(projected.dtype), initial_state)
-    return RecurrentOutput(
-        *scan_recurrence(
-            partial(lstm_update, recurrent_kernel=recurrent_kernel),
-            lambda state: state.hidden,
-            projected,
-            initial_state,
-            mask=mask,
-            reverse=reverse,
-            time_major=time_major,
-        )
-    )
+    others = {"cudnn": find_cudnn_obstacle((inputs, input_kernel, recurrent_kernel, bias), mask)}
+    chosen = choose_recurrence("lstm", implementation, inputs, recurrent_kernel, time_major=time_major, others=others)
+    weights = RecurrentWeights(input_kernel, recurrent_kernel, bias)
+    run = lstm_cudnn if chosen == "cudnn" else partial(recur, _CELL, mask=mask, implementation=chosen)
+    output = run(weights, inputs, initial_state, reverse=reverse, time_major=time_major)
+    return RecurrentOutput(output.outputs, LSTMState(*output.final_state))
 
 
 def lstm_step(
@@ -131,7 +136,27 @@ def lstm_update(
         >>> lstm_update(state, jnp.ones((2, 16)), jnp.ones((4, 16))).hidden.shape
         (2, 4)
     """
-    gates = projected + state.hidden @ recurrent_kernel
-    enter, forget, candidate, leave = jnp.split(gates, 4, axis=-1)
-    cell = jax.nn.sigmoid(forget) * state.cell + jax.nn.sigmoid(enter) * jnp.tanh(candidate)
-    return LSTMState(cell, jax.nn.sigmoid(leave) * jnp.tanh(cell))
+    return LSTMState(*advance_projected(_CELL, tuple(state), projected, recurrent_kernel))
+
+
+def _advance(state: State, from_inputs: Gates, from_state: Gates) -> tuple[State, tuple[Array, ...]]:
+    enter, forget, candidate, leave = (one + other for one, other in zip(from_inputs, from_state, strict=True))
+    enter, forget, candidate, leave = sigmoid(enter), sigmoid(forget), jnp.tanh(candidate), sigmoid(leave)
+    cell = forget * state[0] + enter * candidate
+    return (cell, leave * jnp.tanh(cell)), (enter, forget, candidate, leave)
+
+
+def _differentiate(state: State, gates: tuple[Array, ...], gradient: State) -> tuple[State, Gates]:
+    (cell, _), (enter, forget, candidate, leave), (of_cell, of_hidden) = state, gates, gradient
+    squashed = jnp.tanh(forget * cell + enter * candidate)
+    of_cell = of_cell + of_hidden * leave * (1 - squashed * squashed)
+    of_gates = (
+        of_cell * candidate * enter * (1 - enter),
+        of_cell * cell * forget * (1 - forget),
+        of_cell * enter * (1 - candidate * candidate),
+        of_hidden * squashed * leave * (1 - leave),
+    )
+    return (of_cell * forget, jnp.zeros_like(of_hidden)), of_gates
+
+
+_CELL = RecurrentCell("lstm", 4, 2, _advance, _differentiate)

@@ -1,14 +1,21 @@
-"""What every recurrent operation shares: the scan over time, its masks and its checks."""
+"""What every recurrent operation shares: the scan over time, its masks, its checks and its implementations."""
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
-State = TypeVar("State")
+from fusionjax.ops.bias import add_bias
+from fusionjax.ops.implementations import on_platform, select_implementation
+from fusionjax.ops.recurrent_cell import RecurrentCell, RecurrentWeights, State
+from fusionjax.ops.recurrent_chunked import recur_in_chunks
+
+# Measured on a CPU: smaller products are quicker in one plain scan.
+_LEAST_FEATURES_FOR_CHUNKS = 64
 
 
 class RecurrentOutput(NamedTuple):
@@ -24,43 +31,118 @@ class RecurrentOutput(NamedTuple):
     final_state: PyTree[Float[Array, "batch features"]]
 
 
-def scan_recurrence(
-    step: Callable[[State, Array], State],
-    read: Callable[[State], Array],
-    projected: Float[Array, "..."],
-    initial_state: State,
+def recur(
+    cell: RecurrentCell,
+    weights: RecurrentWeights,
+    inputs: Float[Array, "first second inputs"],
+    initial_state: State | None,
     *,
     mask: Bool[Array, "batch length"] | None,
     reverse: bool,
     time_major: bool,
-) -> tuple[Array, State]:
+    implementation: str,
+) -> RecurrentOutput:
     """Runs a recurrence over time; masked steps leave the state as it is and put out zeros.
 
     Args:
-        step: from a state and one step of `projected`, the next state.
-        read: from a state, the hidden state to put out.
-        projected: the projected inputs, `[batch, length, ...]`, or `[length, batch, ...]` if time-major.
-        initial_state: the state before the first step.
+        cell: the elementwise part.
+        weights: the parameters.
+        inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
+        initial_state: the state before the first step, `[batch, features]` each; None for zeros.
         mask: `[batch, length]`, also if time-major; True = keep; None keeps all.
         reverse: go from the last step to the first.
-        time_major: `projected` and the outputs have time first.
+        time_major: inputs and outputs have time first.
+        implementation: `"xla"`, a scan over steps, or `"chunked"`, see `recur_in_chunks`.
 
     Returns:
-        The outputs, in the layout of `projected`, and the final state.
+        The outputs, in the layout of the inputs, and the final state, in the common dtype of inputs and weights.
     """
-    steps = projected if time_major else projected.swapaxes(0, 1)
-    keeps = None if mask is None else mask.swapaxes(0, 1)
+    dtype = jnp.result_type(inputs, *jax.tree.leaves(weights))
+    inputs = inputs if time_major else inputs.swapaxes(0, 1)
+    if initial_state is None:
+        zeros = jnp.zeros((inputs.shape[1], weights.recurrent_kernel.shape[0]), dtype)
+        initial_state = (zeros,) * cell.num_states
+    arrays = (weights, inputs, tuple(initial_state))
+    weights, inputs, initial_state = jax.tree.map(lambda array: array.astype(dtype), arrays)
+    mask = None if mask is None else mask.swapaxes(0, 1)
+    run = recur_in_chunks if implementation == "chunked" else _scan_steps
+    outputs, final_state = run(cell, reverse, weights, inputs, initial_state, mask)
+    return RecurrentOutput(outputs if time_major else outputs.swapaxes(0, 1), final_state)
 
-    def advance(state: State, inputs: tuple[Array, Array | None]) -> tuple[State, Array]:
-        projected_step, keep = inputs
-        new_state = step(state, projected_step)
-        if keep is None:
-            return new_state, read(new_state)
-        kept = jax.tree.map(lambda new, old: jnp.where(keep[:, None], new, old), new_state, state)
-        return kept, jnp.where(keep[:, None], read(new_state), 0)
 
-    final_state, outputs = lax.scan(advance, initial_state, (steps, keeps), reverse=reverse)
-    return outputs if time_major else outputs.swapaxes(0, 1), final_state
+def _scan_steps(
+    cell: RecurrentCell, reverse: bool, weights: RecurrentWeights, inputs: Array, state: State, mask: Array | None
+) -> tuple[Array, State]:
+    projected = add_bias(inputs @ weights.input_kernel, weights.bias)
+
+    def advance(state: State, step: tuple[Array, Array | None]) -> tuple[State, Array]:
+        new = advance_projected(cell, state, step[0], weights.recurrent_kernel, weights.recurrent_bias)
+        if step[1] is None:
+            return new, new[-1]
+        keep = step[1][:, None]
+        return tuple(jnp.where(keep, *pair) for pair in zip(new, state, strict=True)), jnp.where(keep, new[-1], 0)
+
+    final_state, outputs = lax.scan(advance, state, (projected, mask), reverse=reverse)
+    return outputs, final_state
+
+
+def advance_projected(
+    cell: RecurrentCell,
+    state: State,
+    projected: Float[Array, "batch gates_features"],
+    recurrent_kernel: Float[Array, "features gates_features"],
+    recurrent_bias: Float[Array, " gates_features"] | None = None,
+) -> State:
+    """Advances a recurrence by one step whose inputs are already projected.
+
+    Args:
+        cell: the elementwise part.
+        state: the state before, `[batch, features]` each.
+        projected: x W_x + b, `[batch, num_gates * features]`.
+        recurrent_kernel: W_h, `[features, num_gates * features]`.
+        recurrent_bias: b_h, `[num_gates * features]`, if the cell has one.
+
+    Returns:
+        The state after.
+    """
+    recurrent = state[-1] @ recurrent_kernel
+    if recurrent_bias is not None:
+        recurrent = add_bias(recurrent, recurrent_bias)
+    from_inputs, from_state = (tuple(jnp.split(joined, cell.num_gates, axis=-1)) for joined in (projected, recurrent))
+    return cell.advance(state, from_inputs, from_state)[0]
+
+
+def choose_recurrence(
+    operation: str,
+    implementation: str | None,
+    inputs: Float[Array, "first second inputs"],
+    recurrent_kernel: Float[Array, "features gates_features"],
+    *,
+    time_major: bool,
+    others: Mapping[str, str | None] = MappingProxyType({}),
+) -> str:
+    """Returns the implementation to run; `select_implementation` for recurrent operations.
+
+    Args:
+        operation: the operation's name, for messages.
+        implementation: what the caller asked for, or None for `"chunked"` on a CPU unless the steps are few or small,
+            otherwise `"xla"`.
+        inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
+        recurrent_kernel: `[features, gates * features]`.
+        time_major: the inputs have time first.
+        others: implementations beside `"xla"` and `"chunked"`, with None or the reason why one cannot serve.
+
+    Returns:
+        The name of an implementation.
+
+    Raises:
+        ValueError: there is no implementation of that name.
+        NotImplementedError: the named implementation cannot serve this call.
+    """
+    length, features = inputs.shape[0 if time_major else 1], recurrent_kernel.shape[0]
+    is_worth_it = length > 1 and features >= _LEAST_FEATURES_FOR_CHUNKS
+    preferred = "chunked" if on_platform("cpu") and is_worth_it else "xla"
+    return select_implementation(operation, implementation, {"xla": None, "chunked": None, **others}, preferred)
 
 
 def check_recurrent_shapes(

@@ -1,5 +1,6 @@
 """The table of operations: every row gives a call, its plain reference, and the arrays that it takes."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +11,6 @@ import numpy as np
 
 from fusionjax import ops
 from tests.ops import references
-
-LENGTHS = (5, 2, 7, 1, 3, 7, 4, 6)  # of eight examples, one for each device
 
 
 @dataclass(frozen=True)
@@ -114,39 +113,39 @@ def _additive_attentions():
 
 
 def _recurrences():
-    mask = np.arange(7) < np.array(LENGTHS)[:, None]
+    mask = np.arange(11) < np.array((9, 2, 11, 1, 3, 7, 4, 6))[:, None]
     table = (
         ("lstm", ops.lstm, references.lstm_cell, 4, 2, 1),
         ("gru", ops.gru, references.gru_cell, 3, 1, 2),
         ("elman", ops.elman, references.elman_cell, 1, 1, 1),
     )
     for name, operation, cell, gates, num_states, num_biases in table:
-        for reverse in (False, True):
-            for time_major in (reverse,):
+        for implementation, reverse in itertools.product(("xla", "chunked"), (False, True)):
 
-                def call(*arguments, options=(operation, num_states, reverse, time_major)):
-                    operation, num_states, reverse, time_major = options
-                    *states, inputs = arguments[: num_states + 1]
-                    output = operation(
-                        inputs.swapaxes(0, 1) if time_major else inputs,
-                        *arguments[num_states + 1 :],
-                        initial_state=ops.LSTMState(*states) if num_states == 2 else states[0],
-                        mask=jnp.asarray(mask),
-                        reverse=reverse,
-                        time_major=time_major,
-                    )
-                    outputs = output.outputs.swapaxes(0, 1) if time_major else output.outputs
-                    return outputs, tuple(jax.tree.leaves(output.final_state))
+            def call(*arguments, options=(operation, num_states, reverse, implementation)):
+                operation, num_states, reverse, implementation = options
+                *states, inputs = arguments[: num_states + 1]
+                output = operation(
+                    inputs.swapaxes(0, 1) if reverse else inputs,
+                    *arguments[num_states + 1 :],
+                    initial_state=ops.LSTMState(*states) if num_states == 2 else states[0],
+                    mask=jnp.asarray(mask),
+                    reverse=reverse,
+                    time_major=reverse,
+                    implementation=implementation,
+                )
+                outputs = output.outputs.swapaxes(0, 1) if reverse else output.outputs
+                return outputs, tuple(jax.tree.leaves(output.final_state))
 
-                def reference(*arguments, options=(cell, num_states, reverse)):
-                    cell, num_states, reverse = options
-                    inputs, parameters = arguments[num_states], arguments[num_states + 1 :]
-                    return references.recur(cell, arguments[:num_states], inputs, parameters, mask, reverse)
+            def reference(*arguments, options=(cell, num_states, reverse)):
+                cell, num_states, reverse = options
+                inputs, parameters = arguments[num_states], arguments[num_states + 1 :]
+                return references.recur(cell, arguments[:num_states], inputs, parameters, mask, reverse)
 
-                width = gates * 5
-                shapes = (*[(8, 5)] * num_states, (8, 7, 3), (3, width), (5, width), *[(width,)] * num_biases)
-                title = f"{name}{'-reverse' * reverse}{'-time_major' * time_major}"
-                yield Case(title, call, reference, shapes, num_states + 1)
+            width = gates * 5
+            shapes = (*[(8, 5)] * num_states, (8, 11, 3), (3, width), (5, width), *[(width,)] * num_biases)
+            title = f"{name}-{implementation}{'-reverse-time_major' * reverse}"
+            yield Case(title, call, reference, shapes, num_states + 1)
 
 
 CASES = (*_convolutions(), *_poolings(), *_attentions(), *_additive_attentions(), *_recurrences())

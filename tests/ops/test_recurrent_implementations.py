@@ -1,0 +1,245 @@
+"""The fast recurrences equal the plain scan: values and all gradients, whatever the sizes and options."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental import rnn
+
+from fusionjax import ops
+from fusionjax.ops import lstm_cudnn, recurrent, recurrent_chunked
+from fusionjax.ops.recurrent_cell import RecurrentWeights
+
+GATES = {"lstm": 4, "gru": 3, "elman": 1}
+every_cell = pytest.mark.parametrize("name", GATES)
+
+
+@pytest.fixture(params=[False, True], ids=["rows", "columns"])
+def layout(request, monkeypatch):
+    """How a step is computed; by itself, only large kernels take columns."""
+    monkeypatch.setattr(recurrent_chunked, "_LEAST_WEIGHTS_FOR_COLUMNS", 0 if request.param else 2**40)
+    monkeypatch.setattr(recurrent_chunked, "_BATCH_MULTIPLE_FOR_COLUMNS", 1)
+
+
+def draw(name, batch, length, inputs, features, seed=0):
+    """Returns the weights, the inputs and the initial state, and cotangents of the outputs and the final state."""
+    generator, width = np.random.default_rng(seed), GATES[name] * features
+
+    def array(*shape):
+        return jnp.asarray(generator.normal(size=shape), jnp.float32)
+
+    biases = [array(width) for _ in range(2 if name == "gru" else 1)]
+    weights = (array(inputs, width) / inputs**0.5, array(features, width) / features**0.5, *biases)
+    states, cotangents = ([array(batch, features) for _ in range(2 if name == "lstm" else 1)] for _ in range(2))
+    state, of_state = (ops.LSTMState(*pair) if name == "lstm" else pair[0] for pair in (states, cotangents))
+    return (weights, array(batch, length, inputs), state), (array(batch, length, features), of_state)
+
+
+def run(name, weights, inputs, initial_state, *, time_major=False, **options):
+    inputs = inputs.swapaxes(0, 1) if time_major else inputs
+    output = getattr(ops, name)(inputs, *weights, initial_state=initial_state, time_major=time_major, **options)
+    return output.outputs.swapaxes(0, 1) if time_major else output.outputs, output.final_state
+
+
+def values_and_gradients(name, arguments, cotangents, **options):
+    @jax.jit
+    def differentiate(arguments, cotangents):
+        values, pull_back = jax.vjp(lambda arguments: run(name, *arguments, **options), arguments)
+        return values, pull_back(cotangents)
+
+    return differentiate(arguments, cotangents)
+
+
+def close(actual, expected, tolerance=1e-5):
+    """Compares array by array, by the length of the difference."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert left.shape == right.shape
+        error = jnp.linalg.norm((left.astype(jnp.float32) - right).ravel())
+        assert float(error) <= tolerance * float(jnp.linalg.norm(right.ravel())) + 1e-12
+
+
+def make_mask(kind, batch, length):
+    if kind is None:
+        return None
+    if kind == "trailing":
+        return jnp.arange(length) < jnp.arange(batch)[:, None] % (length + 1)
+    mask = np.random.default_rng(5).random((batch, length)) < 0.6
+    mask[0] = False  # a row that keeps nothing
+    return jnp.asarray(mask)
+
+
+@every_cell
+@pytest.mark.usefixtures("layout")
+@pytest.mark.parametrize(("length", "reverse"), [(1, False), (5, True), (10, False), (11, False), (11, True)])
+@pytest.mark.parametrize("mask", [None, "scattered"])
+def test_chunks_equal_the_scan(name, length, reverse, mask):
+    arguments, cotangents = draw(name, 3, length, 7, 2)
+    options = {"mask": make_mask(mask, 3, length), "reverse": reverse}
+    expected = values_and_gradients(name, arguments, cotangents, implementation="xla", **options)
+    close(values_and_gradients(name, arguments, cotangents, implementation="chunked", **options), expected)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(list(GATES)),
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 23), st.integers(1, 6), st.integers(1, 6)),
+    mask=st.sampled_from([None, "trailing", "scattered"]),
+    reverse=st.booleans(),
+    time_major=st.booleans(),
+    is_in_columns=st.booleans(),
+)
+def test_chunks_equal_the_scan_whatever_the_sizes(name, sizes, mask, reverse, time_major, is_in_columns):
+    arguments, cotangents = draw(name, *sizes)
+    options = {"mask": make_mask(mask, *sizes[:2]), "reverse": reverse, "time_major": time_major}
+    expected = values_and_gradients(name, arguments, cotangents, implementation="xla", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recurrent_chunked, "_LEAST_WEIGHTS_FOR_COLUMNS", 0 if is_in_columns else 2**40)
+        patch.setattr(recurrent_chunked, "_BATCH_MULTIPLE_FOR_COLUMNS", 1)
+        actual = values_and_gradients(name, arguments, cotangents, implementation="chunked", **options)
+    close(actual, expected, 3e-5)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "chunked"])
+def test_elman_with_relu(implementation):
+    arguments, cotangents = draw("elman", 3, 11, 7, 2)
+    options = {"activation": "relu", "implementation": implementation}
+    values, gradients = values_and_gradients("elman", arguments, cotangents, **options)
+
+    def plain(arguments):
+        (input_kernel, recurrent_kernel, bias), inputs, hidden = arguments
+        outputs = []
+        for step in range(11):
+            hidden = jnp.maximum(inputs[:, step] @ input_kernel + hidden @ recurrent_kernel + bias, 0)
+            outputs.append(hidden)
+        return jnp.stack(outputs, 1), hidden
+
+    expected, pull_back = jax.vjp(plain, arguments)
+    close((values, gradients), (expected, pull_back(cotangents)))
+    assert 0 < float((values[0] == 0).mean()) < 1
+
+
+@every_cell
+@pytest.mark.usefixtures("layout")
+def test_second_derivatives(name):
+    arguments, cotangents = draw(name, 3, 2, 7, 5)
+    directions, _ = draw(name, 3, 2, 7, 5, seed=1)
+    mask = make_mask("scattered", 3, 2)
+
+    def curvature(implementation):
+        def total(arguments):
+            values = run(name, *arguments, mask=mask, implementation=implementation)
+            products = jax.tree.map(lambda value, weight: jnp.sum(jnp.sin(value) * weight), values, cotangents)
+            return sum(jax.tree.leaves(products))
+
+        def along(arguments):
+            products = jax.tree.map(lambda one, other: jnp.sum(one * other), jax.grad(total)(arguments), directions)
+            return sum(jax.tree.leaves(products))
+
+        return jax.jit(jax.grad(along))(arguments), jax.jit(partial(jax.jvp, jax.grad(total)))(
+            (arguments,), (directions,)
+        )
+
+    expected = curvature("xla")
+    close(curvature("chunked"), expected, 2e-5)
+    close(expected[0], expected[1][1], 2e-5)
+
+
+@every_cell
+@pytest.mark.usefixtures("layout")
+def test_vmap_over_weights_and_masks(name):
+    pairs = [draw(name, 3, 11, 7, 2, seed) for seed in (0, 1)]
+    masks = jnp.stack([make_mask("scattered", 3, 11), jnp.ones((3, 11), bool)])
+
+    def differentiate(arguments, cotangents, mask):
+        values, pull_back = jax.vjp(
+            lambda arguments: run(name, *arguments, mask=mask, implementation="chunked"), arguments
+        )
+        return values, pull_back(cotangents)
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+    mapped = jax.jit(jax.vmap(differentiate))(*stacked, masks)
+    for index, pair in enumerate(pairs):
+        expected = values_and_gradients(name, *pair, mask=masks[index], implementation="xla")
+        close(jax.tree.map(lambda leaf, index=index: leaf[index], mapped), expected)
+
+
+@every_cell
+def test_bfloat16_adds_up_in_float32(name):
+    arguments, cotangents = draw(name, 3, 211, 7, 13)
+    narrow, narrow_cotangents = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (arguments, cotangents))
+    values, gradients = values_and_gradients(name, narrow, narrow_cotangents, implementation="chunked")
+    assert {leaf.dtype for leaf in jax.tree.leaves((values, gradients))} == {jnp.dtype(jnp.bfloat16)}
+    wide, wide_cotangents = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (narrow, narrow_cotangents))
+    expected = values_and_gradients(name, wide, wide_cotangents, implementation="xla")
+    close((values, gradients), expected, 2e-2)
+
+
+@every_cell
+def test_large_kernels_and_whole_vectors_are_computed_in_columns(name):
+    features = {"lstm": 363, "gru": 419, "elman": 725}[name]
+    for batch, columns in ((8, True), (7, False)):
+        (weights, inputs, _), _ = draw(name, batch, 1, 2, features)
+        assert recurrent_chunked._choose_layout(RecurrentWeights(*weights), inputs.swapaxes(0, 1)).in_columns == columns
+    small = RecurrentWeights(*draw(name, 8, 1, 2, features - 10)[0][0])
+    assert not recurrent_chunked._choose_layout(small, inputs).in_columns
+
+
+@pytest.mark.parametrize(
+    ("length", "size"), [(1, 1), (8, 8), (9, 5), (12, 6), (16, 4), (49, 7), (64, 4), (97, 5), (100, 5)]
+)
+def test_chunk_sizes(length, size):
+    assert recurrent_chunked._choose_chunk_size(length) == size
+
+
+@pytest.mark.parametrize(
+    ("platform", "length", "features", "chosen"),
+    [("cpu", 2, 64, "chunked"), ("cpu", 1, 64, "xla"), ("cpu", 2, 63, "xla"), ("gpu", 100, 512, "xla")],
+)
+def test_the_choice_follows_platform_and_sizes(platform, length, features, chosen, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    inputs, kernel = jnp.ones((3, length, 2)), jnp.ones((features, features))
+    assert recurrent.choose_recurrence("elman", None, inputs, kernel, time_major=False) == chosen
+    assert recurrent.choose_recurrence("elman", None, inputs.swapaxes(0, 1), kernel, time_major=True) == chosen
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("has_state", [False, True])
+def test_cudnn_gets_its_weights_in_order(reverse, time_major, has_state, monkeypatch):
+    """In place of cuDNN, which needs a GPU, JAX's own reference of it reads the packed weights."""
+
+    def stand_in(inputs, hidden, cell, weights, lengths, *sizes):
+        assert sizes == (7, 5, 1, 0.0, False)
+        unpacked = rnn.unpack_lstm_weights(weights, 7, 5, 1, False)
+        return rnn.lstm_ref(inputs, hidden, cell, *unpacked, lengths, *sizes)
+
+    monkeypatch.setattr(rnn, "lstm", stand_in)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    (weights, inputs, state), cotangents = draw("lstm", 3, 11, 7, 5)
+    arguments = weights, inputs, state if has_state else None
+    options = {"reverse": reverse, "time_major": time_major}
+    actual = values_and_gradients("lstm", arguments, cotangents, implementation="cudnn", **options)
+    close(actual, values_and_gradients("lstm", arguments, cotangents, implementation="xla", **options))
+
+
+def test_what_cudnn_cannot_do(monkeypatch):
+    arrays, mask = (jnp.ones((3, 2, 7)), jnp.ones((7, 20), jnp.bfloat16)), jnp.ones((3, 2), bool)
+    assert lstm_cudnn.find_cudnn_obstacle(arrays, None) == "cuDNN needs an NVIDIA GPU; JAX's backend is 'cpu'"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert lstm_cudnn.find_cudnn_obstacle(arrays[:1], None) is None
+    assert lstm_cudnn.find_cudnn_obstacle(arrays[:1], mask) == "cuDNN takes no mask"
+    assert "needs float32 inputs and parameters; got bfloat16, float32" in lstm_cudnn.find_cudnn_obstacle(arrays, None)
+
+
+def test_names_that_cannot_be():
+    arguments, _ = draw("gru", 3, 2, 7, 5)
+    with pytest.raises(ValueError, match="gru has the implementations 'xla', 'chunked'; got 'cudnn'"):
+        run("gru", *arguments, implementation="cudnn")
+    arguments, _ = draw("lstm", 3, 2, 7, 5)
+    with pytest.raises(NotImplementedError, match=r"lstm with implementation='cudnn' .* needs an NVIDIA GPU"):
+        run("lstm", *arguments, implementation="cudnn")
