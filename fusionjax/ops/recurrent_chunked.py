@@ -19,7 +19,7 @@ Tree = Any  # a pytree of arrays
 _CHUNK_SIZES = (5, 6, 4, 7, 8)
 # Measured on a CPU: from so many weights on, and with a batch of whole vectors, a step is faster in columns. XLA has
 # not all of their products in bfloat16.
-_LEAST_WEIGHTS_FOR_COLUMNS, _BATCH_MULTIPLE_FOR_COLUMNS = 2**19, 8
+_LEAST_WEIGHTS_FOR_COLUMNS, _BATCH_MULTIPLE_FOR_COLUMNS = 2**20, 8
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -76,11 +76,11 @@ def _run(
 ) -> tuple[State, Tree]:
     """Returns the final state and the hidden states; to save, also the rest of the state before each step, and more."""
     layout = _choose_layout(weights, inputs)
-    kernel = layout.turn(weights.recurrent_kernel)
+    input_kernel, kernel = layout.turn(weights.input_kernel), layout.turn(weights.recurrent_kernel)
     bias, recurrent_bias = (None if one is None else layout.turn(one[None]) for one in (weights.bias, weights[3]))
 
     def prepare(chunk: tuple[Array, Array | None]) -> list[Tree]:
-        projected = layout.project(chunk[0], weights.input_kernel)
+        projected = layout.project(chunk[0], input_kernel)
         keeps = _list_steps(chunk[1], len(projected))
         return [(layout.split(cell, one, bias), keep) for one, keep in zip(projected, keeps, strict=True)]
 
@@ -122,17 +122,17 @@ def _backward(
     steps = (others, before, kept, mask, _zero_masked(mask, gradients[0]))
     state_gradient, of_gates = _scan_chunks(retreat, _list_steps, turned, steps, not reverse)
     of_inputs, of_state = of_gates[0], of_gates[-1]
-    results = (
-        RecurrentWeights(
-            _sum_products(inputs, of_inputs),
-            _sum_products(before, of_state),
-            _widen(of_inputs).sum((0, 1)),
-            None if weights.recurrent_bias is None else _widen(of_state).sum((0, 1)),
-        ),
-        _multiply(of_inputs, weights.input_kernel.T),
-        tuple(map(layout.turn, state_gradient)),
-    )
-    return *_cast(results, inputs.dtype), None
+    if len(of_gates) == 1:
+        of_kernels = _sum_products(jnp.concatenate([inputs, before], axis=-1), of_inputs)
+        of_kernels = jnp.split(of_kernels, [inputs.shape[-1]])
+    else:
+        of_kernels = [_sum_products(inputs, of_inputs), _sum_products(before, of_state)]
+    of_bias = _widen(of_inputs).sum((0, 1))
+    of_recurrent_bias = None if weights.recurrent_bias is None else _widen(of_state).sum((0, 1))
+    input_gradient = _multiply(of_inputs, weights.input_kernel.T)
+    weight_gradients = RecurrentWeights(*of_kernels, of_bias, of_recurrent_bias)
+    initial_gradient = tuple(map(layout.turn, state_gradient))
+    return *_cast((weight_gradients, input_gradient, initial_gradient), inputs.dtype), None
 
 
 recur_in_chunks.defvjp(_forward, _backward)
@@ -159,7 +159,7 @@ class _Layout(NamedTuple):
         if not self.in_columns:
             return list(_multiply(rows, kernel))
         # [num_gates * features, steps, batch]
-        projected = jnp.einsum("io,sbi->osb", kernel, rows, preferred_element_type=_wide(rows.dtype))
+        projected = jnp.einsum("oi,sbi->osb", kernel, rows, preferred_element_type=_wide(rows.dtype))
         return [projected[:, step] for step in range(len(rows))]
 
     def split(self, cell: RecurrentCell, joined: Array, bias: Array | None) -> Gates:
@@ -239,7 +239,12 @@ def _multiply(left: Array, right: Array) -> Array:
 
 
 def _sum_products(left: Array, right: Array) -> Array:
-    return jnp.einsum("tbi,tbo->io", left, right, preferred_element_type=_wide(left.dtype))
+    """Sums the products of all steps and examples, `[length, batch, ...]`, to `[left features, right features]`."""
+    terms = "tbi,tbo->io"
+    if jax.device_count() == 1:
+        # Merged into one axis, neither side is copied first; but a batch sharded over devices would be gathered.
+        left, right, terms = left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]), "ni,no->io"
+    return jnp.einsum(terms, left, right, preferred_element_type=_wide(left.dtype))
 
 
 def _zero_masked(mask: Array | None, steps: Array) -> Array:

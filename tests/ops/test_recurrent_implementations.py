@@ -20,7 +20,8 @@ every_cell = pytest.mark.parametrize("name", GATES)
 
 @pytest.fixture(params=[False, True], ids=["rows", "columns"])
 def layout(request, monkeypatch):
-    """How a step is computed; by itself, only large kernels take columns."""
+    """How a step is computed and, with columns, the sums on one device; by itself, only large kernels take columns."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1 if request.param else 8)
     monkeypatch.setattr(recurrent_chunked, "_LEAST_WEIGHTS_FOR_COLUMNS", 0 if request.param else 2**40)
     monkeypatch.setattr(recurrent_chunked, "_BATCH_MULTIPLE_FOR_COLUMNS", 1)
 
@@ -98,6 +99,7 @@ def test_chunks_equal_the_scan_whatever_the_sizes(name, sizes, mask, reverse, ti
     options = {"mask": make_mask(mask, *sizes[:2]), "reverse": reverse, "time_major": time_major}
     expected = values_and_gradients(name, arguments, cotangents, implementation="xla", **options)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: 1 if is_in_columns else 8)
         patch.setattr(recurrent_chunked, "_LEAST_WEIGHTS_FOR_COLUMNS", 0 if is_in_columns else 2**40)
         patch.setattr(recurrent_chunked, "_BATCH_MULTIPLE_FOR_COLUMNS", 1)
         actual = values_and_gradients(name, arguments, cotangents, implementation="chunked", **options)
@@ -181,7 +183,7 @@ def test_bfloat16_adds_up_in_float32(name):
 
 @every_cell
 def test_large_kernels_and_whole_vectors_are_computed_in_columns(name):
-    features = {"lstm": 363, "gru": 419, "elman": 725}[name]
+    features = {"lstm": 512, "gru": 592, "elman": 1024}[name]
     for batch, columns in ((8, True), (7, False)):
         (weights, inputs, _), _ = draw(name, batch, 1, 2, features)
         assert recurrent_chunked._choose_layout(RecurrentWeights(*weights), inputs.swapaxes(0, 1)).in_columns == columns
