@@ -1,13 +1,18 @@
 """The commands of `fusionjax bench`, by name."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fusionjax.benchmarks.models import bench_forward, bench_train
-from fusionjax.benchmarks.options import ModelOptions
+from fusionjax.benchmarks.figures import draw
+from fusionjax.benchmarks.models import bench_decode, bench_forward, bench_train
+from fusionjax.benchmarks.ops import bench_ops
+from fusionjax.benchmarks.options import DecodeOptions, ModelOptions, OpsOptions, ScalingOptions
 from fusionjax.benchmarks.record import Record
-from fusionjax.benchmarks.report import table
+from fusionjax.benchmarks.report import ops_table, table
+from fusionjax.benchmarks.results import Results
+from fusionjax.benchmarks.scaling import bench_scaling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,22 +22,29 @@ class Command:
     Attributes:
         summary: what it measures, in a line.
         options: the dataclass of its options.
-        run: takes them; returns records and the ceilings of the device.
+        run: takes them and measures.
+        show: makes a table of the records.
     """
 
     summary: str
     options: type
-    run: Callable[[Any], tuple[list[Record], Any]]
+    run: Callable[[Any], Results]
+    show: Callable[[Sequence[Record]], str] = table
 
 
 COMMANDS: dict[str, Command] = {
     "forward": Command("forward passes, in examples per second, beside the peers", ModelOptions, bench_forward),
     "train": Command("steps of training, beside the peers", ModelOptions, bench_train),
+    "ops": Command(
+        "each operation by each of its implementations, and random shapes", OpsOptions, bench_ops, ops_table
+    ),
+    "decode": Command("captions written, greedy and by beam search, beside PyTorch", DecodeOptions, bench_decode),
+    "scaling": Command("times as the batch, the length and the features grow", ScalingOptions, bench_scaling),
 }
 
 
 def run_command(name: str, options: Any) -> tuple[list[dict[str, Any]], str]:
-    """Runs a command.
+    """Runs a command, and draws its figures if the options name a folder.
 
     Args:
         name: a key of `COMMANDS`.
@@ -41,20 +53,23 @@ def run_command(name: str, options: Any) -> tuple[list[dict[str, Any]], str]:
     Returns:
         The records as plain values, and a table of them.
     """
-    records, ceilings = COMMANDS[name].run(options)
-    return [record.as_dict() for record in records], f"{table(records)}\n{_state(ceilings)}"
+    command = COMMANDS[name]
+    results = command.run(options)
+    if options.plot is not None:
+        for path in draw(results, options.plot, name):
+            print(f"drawn: {path}", file=sys.stderr)
+    lines = [command.show(results.records), *results.notes]
+    if results.ceilings:
+        ceilings = results.ceilings
+        lines.append(f"measured ceilings: {ceilings.tflops:.3f} TFLOP/s, {ceilings.gb_per_second:.1f} GB/s")
+    return [record.as_dict() for record in results.records], "\n".join(lines)
 
 
 def usage() -> str:
     """Returns the help of `fusionjax bench` without a command."""
     width = max(len(name) for name in COMMANDS)
     lines = [f"  {name:{width}s}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: fusionjax bench WORKLOAD ...", "", f"WORKLOAD is {_join(list(COMMANDS))}:", *lines])
-
-
-def _join(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def _state(ceilings: Any) -> str:
-    return f"measured ceilings: {ceilings.tflops:.3f} TFLOP/s, {ceilings.gb_per_second:.1f} GB/s"
+    names = list(COMMANDS)
+    return "\n".join(
+        [f"usage: fusionjax bench WORKLOAD ...\n\nWORKLOAD is {', '.join(names[:-1])} or {names[-1]}:", *lines]
+    )

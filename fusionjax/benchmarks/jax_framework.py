@@ -60,9 +60,11 @@ class JaxFramework:
     def fetch(self, outputs: Any) -> list[np.ndarray]:
         """Copies the outputs to the host: of training the loss and the gradients of the inputs, sorted by name."""
         if isinstance(outputs, tuple):
+            # Of gradients: the loss, then those of parameters and inputs.
             loss, (_, inputs) = outputs
             outputs = [loss, *(inputs[name] for name in sorted(inputs))]
-        return [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(outputs)]
+        arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(outputs)]
+        return [array if array.dtype.kind == "i" else array.astype(np.float32) for array in arrays]
 
     def peak_memory_bytes(self) -> int | None:
         """Returns the most that was in use on an accelerator; None on a CPU."""

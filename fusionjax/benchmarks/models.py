@@ -1,36 +1,63 @@
-"""`bench forward` and `bench train`: whole models and single layers, beside the peers."""
+"""`bench forward`, `bench train`, `bench decode`: whole models and single layers, beside the peers."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fusionjax.benchmarks.contender import Contender
-from fusionjax.benchmarks.options import ModelOptions
-from fusionjax.benchmarks.record import Record
-from fusionjax.benchmarks.run import Ceilings, measure, open_contenders
-from fusionjax.benchmarks.workloads import Fusion
+from fusionjax.benchmarks.options import DecodeOptions, ModelOptions, PeerOptions
+from fusionjax.benchmarks.results import Ceilings, Results, group_key, intensity
+from fusionjax.benchmarks.run import measure, open_contenders
+from fusionjax.benchmarks.workloads import Decode, Depthwise, Fusion, Recurrent, VitBlock
+from fusionjax.benchmarks.workloads.depthwise import LAYERS
 
 
-def bench_forward(options: ModelOptions) -> tuple[list[Record], Ceilings]:
+def bench_forward(options: ModelOptions) -> Results:
     """Measures forward passes.
 
     Args:
         options: which, and beside whom.
 
     Returns:
-        The records, and the ceilings of the device in the same run.
+        The records, with the ceilings of the device in the same run.
     """
     return _bench(options, train=False)
 
 
-def bench_train(options: ModelOptions) -> tuple[list[Record], Ceilings]:
+def bench_train(options: ModelOptions) -> Results:
     """Measures steps of training.
 
     Args:
         options: which, and beside whom.
 
     Returns:
-        The records, and the ceilings of the device in the same run.
+        The records, with the ceilings of the device in the same run.
     """
     return _bench(options, train=True)
+
+
+def bench_decode(options: DecodeOptions) -> Results:
+    """Measures how many captions are written.
+
+    Args:
+        options: models, searches, and beside whom.
+
+    Returns:
+        The records, with the ceilings of the device in the same run.
+    """
+    workloads = [
+        Decode(
+            model=model,
+            num_beams=num_beams,
+            batch_size=batch_size,
+            width=options.features,
+            vocab_size=options.vocab_size,
+            steps=options.steps,
+            dtype=options.dtype,
+        )
+        for model in options.models
+        for num_beams in options.beams
+        for batch_size in options.batch_sizes
+    ]
+    return measure_all(workloads, options, options.dtype)
 
 
 def make_workloads(options: ModelOptions, *, train: bool) -> list[Any]:
@@ -50,31 +77,30 @@ def make_workloads(options: ModelOptions, *, train: bool) -> list[Any]:
     return [workload for name in options.workloads for workload in _MAKERS[name](options, train)]
 
 
-def _bench(options: ModelOptions, *, train: bool) -> tuple[list[Record], Ceilings]:
-    workloads = make_workloads(options, train=train)
-    with open_contenders(options.pythons()) as contenders:
-        ceilings = measure_ceilings(contenders[0], options.peak_size, options.dtype)
-        records = [
-            record
-            for workload in workloads
-            for record in measure(workload, contenders, repeats=options.repeats, peak_tflops=ceilings.tflops)
-        ]
-    return records, ceilings
+def _bench(options: ModelOptions, *, train: bool) -> Results:
+    return measure_all(make_workloads(options, train=train), options, options.dtype)
 
 
-def measure_ceilings(contender: Contender, size: int, dtype: str) -> Ceilings:
-    """Measures what the device can do.
+def measure_all(workloads: Sequence[Any], options: PeerOptions, dtype: str) -> Results:
+    """Measures workloads one after another, beside the peers.
 
     Args:
-        contender: the library.
-        size: side of the square matrices.
-        dtype: of their product.
+        workloads: what to compute.
+        options: beside whom, and how often.
+        dtype: of the product that measures the peak.
 
     Returns:
-        The ceilings.
+        The records, with the ceilings of the device in the same run.
     """
-    tflops, gb_per_second = contender.measure_peak(size, dtype)
-    return Ceilings(tflops=tflops, gb_per_second=gb_per_second)
+    with open_contenders(options.pythons()) as contenders:
+        tflops, gb_per_second = contenders[0].measure_peak(options.peak_size, dtype)
+        records, intensities = [], {}
+        for workload in workloads:
+            found = measure(workload, contenders, repeats=options.repeats, peak_tflops=tflops)
+            intensities[group_key(found[0])] = intensity(workload)
+            records += found
+    ceilings = Ceilings(tflops=tflops, gb_per_second=gb_per_second)
+    return Results(records=records, ceilings=ceilings, intensities=intensities)
 
 
 def _fusion(options: ModelOptions, train: bool) -> list[Fusion]:
@@ -93,4 +119,42 @@ def _fusion(options: ModelOptions, train: bool) -> list[Fusion]:
     ]
 
 
-_MAKERS = {"fusion": _fusion}
+def _recurrent(cell: str) -> Callable[[ModelOptions, bool], list[Any]]:
+    def make(options: ModelOptions, train: bool) -> list[Any]:
+        sizes: dict[str, Any] = {"length": options.length, "features": options.features, "dtype": options.dtype}
+        return [
+            Recurrent(cell=cell, batch_size=batch_size, train=train, **sizes)
+            for batch_size in options.batch_sizes or (32,)
+        ]
+
+    return make
+
+
+def _vit_block(options: ModelOptions, train: bool) -> list[Any]:
+    return [
+        VitBlock(batch_size=batch_size, train=train, dtype=options.dtype)
+        for batch_size in options.batch_sizes or (1, 8, 32)
+    ]
+
+
+def _depthwise(options: ModelOptions, train: bool) -> list[Any]:
+    return [
+        Depthwise(
+            batch_size=batch_size,
+            image_size=image_size,
+            channels=channels,
+            kernel_size=kernel_size,
+            train=train,
+            dtype=options.dtype,
+        )
+        for batch_size in options.batch_sizes or (32,)
+        for image_size, channels, kernel_size in LAYERS
+    ]
+
+
+_MAKERS: dict[str, Callable[[ModelOptions, bool], list[Any]]] = {
+    "fusion": _fusion,
+    **{cell: _recurrent(cell) for cell in ("lstm", "gru", "elman")},
+    "vit-block": _vit_block,
+    "depthwise": _depthwise,
+}

@@ -3,8 +3,10 @@
 import dataclasses
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import ClassVar, Literal
 
+from fusionjax.benchmarks.workloads.decode import HEADS
 from fusionjax.errors import InputError
 
 PEERS: dict[str, tuple[str, ...]] = {
@@ -73,7 +75,7 @@ class ModelOptions(PeerOptions):
     """Which models, and how large they are.
 
     Attributes:
-        workloads: what is measured; see the list of the command.
+        workloads: what is measured: fusion, lstm, gru, elman, vit-block, depthwise.
         batch_sizes: examples at once; by default each workload's own.
         parts: branch of the fusion model: image, text or both.
         image_size: side of the fusion model's images, in pixels.
@@ -83,7 +85,7 @@ class ModelOptions(PeerOptions):
         dtype: of the computation.
     """
 
-    names: ClassVar[tuple[str, ...]] = ("fusion",)
+    names: ClassVar[tuple[str, ...]] = ("fusion", "lstm", "gru", "elman", "vit-block", "depthwise")
 
     workloads: tuple[str, ...] = ("fusion",)
     batch_sizes: tuple[int, ...] = ()
@@ -99,10 +101,113 @@ class ModelOptions(PeerOptions):
         super().__post_init__()
         require_known("the workloads", self.workloads, self.names)
         require_positive("batch_sizes", self.batch_sizes)
-        for name in ("length", "features"):
-            require_positive(name, [getattr(self, name)])
-        require_at_least("image_size", self.image_size, 22, "The smallest that three poolings leave something of.")
-        require_at_least("vocab_size", self.vocab_size, 2, "Token 0 is padding, which is not drawn.")
+        _check_sizes(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodeOptions(PeerOptions):
+    """Captions by which model and search.
+
+    Attributes:
+        models: lstm (with attention) or transformer (with a cache of keys and values).
+        beams: followed at once; 1 is greedy search.
+        batch_sizes: photographs at once.
+        steps: words of a caption.
+        vocab_size: different words.
+        features: width of the models.
+        dtype: of the computation.
+    """
+
+    models: tuple[str, ...] = ("lstm", "transformer")
+    beams: tuple[int, ...] = (1, 5)
+    batch_sizes: tuple[int, ...] = (1, 64)
+    steps: int = 20
+    vocab_size: int = 10_000
+    features: int = 512
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        super().__post_init__()
+        require_known("the models", self.models, ("lstm", "transformer"))
+        require_positive("beams", self.beams)
+        require_positive("batch_sizes", self.batch_sizes)
+        require_positive("steps", [self.steps])
+        require_at_least("vocab_size", self.vocab_size, max(4, *self.beams), "A search needs words to choose from.")
+        if self.features < 1 or self.features % HEADS:
+            raise InputError(f"features must be a multiple of the {HEADS} heads; got {self.features}. 512 is usual.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScalingOptions(PeerOptions):
+    """Which sizes grow.
+
+    Attributes:
+        axes: batch (of the fusion model), length and features (of an LSTM, batch 32).
+        batch_sizes: along the axis batch.
+        lengths: along the axis length.
+        widths: along the axis features.
+        train: steps of training and gradients, instead of forward passes.
+        image_size: side of the fusion model's images, in pixels.
+        length: tokens, steps where they do not grow.
+        vocab_size: different tokens.
+        features: of the recurrent layers where they do not grow.
+        dtype: of the computation.
+    """
+
+    axes: tuple[str, ...] = ("batch", "length", "features")
+    batch_sizes: tuple[int, ...] = (1, 8, 32, 128, 512)
+    lengths: tuple[int, ...] = (16, 64, 256, 1024, 4096)
+    widths: tuple[int, ...] = (128, 256, 512, 1024, 2048)
+    train: bool = False
+    image_size: int = 224
+    length: int = 100
+    vocab_size: int = 10_000
+    features: int = 512
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        super().__post_init__()
+        require_known("the axes", self.axes, ("batch", "length", "features"))
+        for name in ("batch_sizes", "lengths", "widths"):
+            require_positive(name, getattr(self, name))
+        _check_sizes(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpsOptions:
+    """Which operations and implementations.
+
+    Attributes:
+        ops: operations, such as conv2d; by default all.
+        implementations: such as xla; by default all. The operation's own choice and plain Flax are always there.
+        random_shapes: shapes drawn at random, to find where the own choice is slower than plain Flax.
+        largest: side, steps and channels of the random shapes at most.
+        seed: of the random shapes.
+        repeats: samples taken of each implementation, in turn.
+        dtype: of the computation.
+        tune: file for a table of the best implementation of each case, as JSON.
+        plot: folder to draw figures in.
+    """
+
+    ops: tuple[str, ...] = ()
+    implementations: tuple[str, ...] = ()
+    random_shapes: int = 50
+    largest: int = 64
+    seed: int = 0
+    repeats: int = 5
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    tune: str | None = None
+    plot: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        require_positive("repeats", [self.repeats])
+        require_at_least("random_shapes", self.random_shapes, 0, "0 measures the shape classes only.")
+        require_at_least("largest", self.largest, 8, "Smaller ones measure the call alone.")
+        if self.tune is not None and not Path(self.tune).parent.is_dir():
+            raise InputError(f"--tune must be a file in a folder that is there; got {self.tune!r}. Make the folder.")
 
 
 def require_positive(name: str, values: Iterable[int]) -> None:
@@ -150,6 +255,13 @@ def require_known(what: str, names: Iterable[str], known: Iterable[str]) -> None
     for name in names:
         if name not in known:
             raise InputError(f"{what} must be among {', '.join(known)}; got {name!r}. Choose of these.")
+
+
+def _check_sizes(options: ModelOptions | ScalingOptions) -> None:
+    for name in ("length", "features"):
+        require_positive(name, [getattr(options, name)])
+    require_at_least("image_size", options.image_size, 22, "The smallest that three poolings leave something of.")
+    require_at_least("vocab_size", options.vocab_size, 2, "Token 0 is padding, which is not drawn.")
 
 
 def _split(entry: str) -> tuple[str, str]:

@@ -9,10 +9,13 @@ from flax.typing import Dtype
 
 from fusionjax import encoders, layers, ops
 from fusionjax._version import __version__
+from fusionjax.benchmarks.captioners import decode_captions
 from fusionjax.benchmarks.jax_framework import Forward, JaxFramework, nest
-from fusionjax.benchmarks.workloads import Fusion, Workload
+from fusionjax.benchmarks.workloads import Decode, Depthwise, Fusion, Recurrent, VitBlock, Workload
 from fusionjax.benchmarks.workloads.fusion import CLASSES, WORDS
 from fusionjax.parallel import keep_host_memory
+
+_CELLS: dict[str, Any] = {"lstm": layers.LSTM, "gru": layers.GRU, "elman": layers.Elman}
 
 
 class FusionText(nn.Module):
@@ -81,7 +84,29 @@ class Ours(JaxFramework):
     def forward_of(self, workload: Workload) -> tuple[Forward, Any]:
         """Returns the forward pass and its parameters; see `Framework.build`."""
         dtype = jnp.bfloat16 if workload.dtype == "bfloat16" else None
+        parameters = nest(workload.weights())
         if isinstance(workload, Fusion):
             model = FusionModel(workload, dtype)
-            return lambda parameters, inputs: model.apply({"params": parameters}, inputs), nest(workload.weights())
+            return lambda parameters, inputs: model.apply({"params": parameters}, inputs), parameters
+        if isinstance(workload, Recurrent):
+            layer = _CELLS[workload.cell](workload.features, dtype=dtype)
+            parameters = {"params": parameters[workload.cell]}
+            return lambda parameters, inputs: layer.apply(parameters, inputs["inputs"]).outputs, parameters
+        if isinstance(workload, VitBlock):
+            block: Any = layers.TransformerBlock(workload.num_heads, dtype=dtype)
+            return lambda parameters, inputs: block.apply(parameters, inputs["tokens"]).tokens, {"params": parameters}
+        if isinstance(workload, Depthwise):
+            return _depthwise(workload.channels, dtype), parameters["depthwise"]["kernel"]
+        if isinstance(workload, Decode):
+            return decode_captions(workload, dtype), parameters
         raise NotImplementedError(f"fusionjax has no workload {workload.name}")
+
+
+def _depthwise(channels: int, dtype: Any) -> Forward:
+    options: dict[str, Any] = {"padding": "SAME", "groups": channels}
+
+    def forward(kernel: jax.Array, inputs: dict[str, jax.Array]) -> jax.Array:
+        images = inputs["images"]
+        return ops.conv2d(images.astype(dtype or images.dtype), kernel.astype(dtype or kernel.dtype), **options)
+
+    return forward

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fusionjax.benchmarks.record import Record
+from fusionjax.benchmarks.results import group_key
 
 _WIDTH = 132
 
@@ -26,7 +27,7 @@ def table(records: Sequence[Record]) -> str:
         >>> print(table([ours]).splitlines()[0].strip())
         sum, x 3, float32
     """
-    groups = itertools.groupby(records, lambda record: (record.workload, str(record.shapes), record.dtype))
+    groups = itertools.groupby(records, group_key)
     return "\n\n".join(_draw(list(group)) for _, group in groups)
 
 
@@ -51,8 +52,7 @@ def ratio(ours: Record, other: Record) -> float | None:
 
 def _draw(records: list[Record]) -> str:
     first = records[0]
-    shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in first.shapes.items())
-    drawn = Table(title=f"{first.workload}, {shapes}, {first.dtype}", title_justify="left", title_style="")
+    drawn = Table(title=group_key(first), title_justify="left", title_style="")
     drawn.add_column("contender", no_wrap=True)
     for heading in ("median ms", "spread ms", "examples/s", "TFLOP/s", "of peak", "first call s", "memory MB", "ratio"):
         drawn.add_column(heading, justify="right")
@@ -61,10 +61,7 @@ def _draw(records: list[Record]) -> str:
         drawn.add_row(record.contender, *_cells(record, first))
         if record.error:
             notes.append(f"{record.contender}: {record.error}")
-    output = io.StringIO()
-    console = Console(file=output, width=_WIDTH, color_system=None)
-    console.print(drawn)
-    return "\n".join([*(line.rstrip() for line in output.getvalue().splitlines()), *notes])
+    return "\n".join([_text(drawn), *notes])
 
 
 def _cells(record: Record, first: Record) -> list[str]:
@@ -81,3 +78,43 @@ def _cells(record: Record, first: Record) -> list[str]:
         f"{record.peak_memory_mb:.0f}" if record.peak_memory_mb is not None else "-",
         "-" if against is None or record is first else f"{against:.2f}",
     ]
+
+
+def ops_table(records: Sequence[Record]) -> str:
+    """Draws the records of `bench ops`: a line for each operation, shape and implementation.
+
+    Args:
+        records: of `ops.bench_ops`.
+
+    Returns:
+        Lines of text; the ratio is that of our median to plain Flax's.
+
+    Example:
+        >>> common = {"workload": "conv2d-forward, wide", "dtype": "float32", "shapes": {"images": [1, 6, 6, 2]}}
+        >>> plain = Record(contender="flax", implementation="plain", median_ms=2.0, **common)
+        >>> lines = ops_table([plain, Record(contender="fusionjax", median_ms=1.0, **common)]).splitlines()
+        >>> lines[-2].replace("│", "").split()
+        ['default', '1.000', '0.50']
+    """
+    drawn = Table()
+    drawn.add_column("operation and shapes")
+    drawn.add_column("implementation", no_wrap=True)
+    for heading in ("median ms", "ratio"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    notes = []
+    for _, each in itertools.groupby(records, group_key):
+        group = list(each)
+        for index, record in enumerate(group):
+            against = ratio(record, group[0])
+            shown = "-" if record.median_ms is None else f"{record.median_ms:.3f}"
+            cells = shown, "-" if against is None or index == 0 else f"{against:.2f}"
+            drawn.add_row("" if index else group_key(record), record.implementation, *cells)
+            if record.error:
+                notes.append(f"{record.workload}, {record.implementation}: {record.error}")
+    return "\n".join([_text(drawn), *notes])
+
+
+def _text(drawn: Table) -> str:
+    output = io.StringIO()
+    Console(file=output, width=_WIDTH, color_system=None).print(drawn)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())

@@ -1,7 +1,6 @@
 """One workload, several contenders: prepared one after another, sampled in turn, compared, recorded."""
 
 import contextlib
-import dataclasses
 import platform
 import sys
 import tempfile
@@ -20,19 +19,6 @@ from fusionjax.benchmarks.record import Record, figures_of
 PAUSE_SECONDS = 0.03
 # Relative difference from the first contender's outputs, in the Euclidean norm, above which figures are not trusted.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ceilings:
-    """What the device can do at most, as measured in the same run.
-
-    Attributes:
-        tflops: of a matrix product.
-        gb_per_second: read and written by a copy.
-    """
-
-    tflops: float
-    gb_per_second: float
 
 
 @contextlib.contextmanager
@@ -84,7 +70,7 @@ def measure(
         differences = compare_outputs([path for name, path in paths.items() if name in first_ms])
     running = [contender for contender in contenders if contender.name in first_ms]
     for contender, difference in zip(running, differences, strict=True):
-        if difference > _TOLERANCE[workload.dtype]:
+        if difference > getattr(workload, "tolerance", _TOLERANCE[workload.dtype]):
             errors[contender.name] = f"its outputs differ by {difference:.1e} from those of {running[0].name}"
     samples = _sample_in_turn(running, repeats, errors)
     for contender in running:
@@ -116,8 +102,8 @@ def compare_outputs(paths: Sequence[Path]) -> list[float]:
         paths: of the `.npz` files that they saved.
 
     Returns:
-        For each the relative difference in the Euclidean norm, the largest of its outputs; infinity if the shapes
-        differ.
+        For each the relative difference in the Euclidean norm, the largest of its outputs; of integers, which are
+        words, the share that differs; infinity if the shapes differ.
     """
     outputs = []
     for path in paths:
@@ -164,9 +150,13 @@ def _sample_in_turn(contenders: Iterable[Contender], repeats: int, errors: dict[
 def _difference(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     if [output.shape for output in outputs] != [each.shape for each in expected]:
         return float("inf")
-    pairs = zip(outputs, expected, strict=True)
-    tiny = np.finfo(np.float32).tiny
-    return max(float(np.linalg.norm(output - each) / (np.linalg.norm(each) + tiny)) for output, each in pairs)
+    return max(_distance(output, each) for output, each in zip(outputs, expected, strict=True))
+
+
+def _distance(output: np.ndarray, expected: np.ndarray) -> float:
+    if expected.dtype.kind == "i":
+        return float(np.mean(output != expected))
+    return float(np.linalg.norm(output - expected) / (np.linalg.norm(expected) + np.finfo(np.float32).tiny))
 
 
 @contextlib.contextmanager

@@ -145,7 +145,7 @@ def serve() -> None:
 
 def _thin(array: np.ndarray) -> np.ndarray:
     """Takes evenly spaced numbers, where there are many."""
-    return array.reshape(-1)[:: max(1, array.size // _COMPARED)].astype(np.float32)
+    return array.reshape(-1)[:: max(1, array.size // _COMPARED)]
 
 
 def _resident_mb(entry: str) -> float:

@@ -1,6 +1,7 @@
 """With the same inputs and weights every contender computes the same."""
 
 import dataclasses
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fusionjax.benchmarks.contender import Contender, ContenderError
+from fusionjax import ops
+from fusionjax.benchmarks.contender import ContenderError
 from fusionjax.benchmarks.framework import load_framework
-from fusionjax.benchmarks.run import compare_outputs
-from fusionjax.benchmarks.workloads import Fusion
+from fusionjax.benchmarks.run import compare_outputs, open_contenders
+from fusionjax.benchmarks.workloads import Decode, Depthwise, Fusion, Recurrent, VitBlock
 
 SMALL = Fusion(batch_size=3, image_size=30, length=5, vocab_size=11, features=8)
 WORKLOADS = [
@@ -19,6 +21,24 @@ WORKLOADS = [
     dataclasses.replace(SMALL, train=True),
     dataclasses.replace(SMALL, part="image"),
     dataclasses.replace(SMALL, part="text", train=True),
+    *[
+        Recurrent(cell=cell, batch_size=2, length=5, features=7, train=train)
+        for cell in ("lstm", "gru", "elman")
+        for train in (False, True)
+    ],
+    *[VitBlock(batch_size=2, length=5, width=12, num_heads=3, train=train) for train in (False, True)],
+    *[
+        Depthwise(batch_size=2, image_size=9, channels=7, kernel_size=size, train=size == 3)
+        for size in (3, 5)
+        if "groups" in inspect.signature(ops.conv2d).parameters
+    ],
+]
+
+
+CAPTIONS = [
+    Decode(model=model, num_beams=beams, batch_size=3, cells=4, width=16, vocab_size=40, steps=5)
+    for model in ("lstm", "transformer")
+    for beams in (1, 3)
 ]
 
 
@@ -44,17 +64,33 @@ def test_peers_agree(contender: str, workload: Any) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("workload", CAPTIONS, ids=lambda workload: workload.name)
+def test_captions_agree_word_for_word(workload: Decode) -> None:
+    pytest.importorskip("torch")
+    for found, expected in zip(outputs("torch", workload), outputs("fusionjax", workload), strict=True):
+        assert found.tolist() == expected.tolist()
+        assert found.shape == (3, 5) and len(np.unique(found)) > 1
+
+
+@pytest.mark.parametrize("workload", CAPTIONS, ids=lambda workload: workload.name)
+def test_the_step_that_is_compiled_agrees(workload: Decode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It serves all positions: caches of full length, and a mask. Compiling it here would take a minute."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch, "compile", lambda step, **_: step)
+    found, expected = outputs("torch.compile", workload)[0], outputs("fusionjax", workload)[0]
+    assert found.tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("contender", ["keras-tensorflow", "keras-jax"])
 def test_keras_agrees(contender: str, tmp_path: Path) -> None:
-    keras = Contender(contender, python=os.environ.get("FUSIONJAX_BENCH_PYTHON_KERAS"))
-    ours = Contender("fusionjax")
-    try:
-        keras.start()
-    except ContenderError as error:
-        pytest.skip(str(error))
-    for workload in WORKLOADS:
-        ours.prepare(workload, tmp_path / "ours.npz")
-        keras.prepare(workload, tmp_path / "keras.npz")
-        assert compare_outputs([tmp_path / "ours.npz", tmp_path / "keras.npz"])[1] < 1e-4
-    keras.close()
-    ours.close()
+    python = os.environ.get("FUSIONJAX_BENCH_PYTHON_KERAS")
+    with open_contenders({"fusionjax": None, contender: python}) as (ours, keras):
+        try:
+            keras.start()
+        except ContenderError as error:
+            pytest.skip(str(error))
+        for workload in WORKLOADS:
+            ours.prepare(workload, tmp_path / "ours.npz")
+            keras.prepare(workload, tmp_path / "keras.npz")
+            difference = compare_outputs([tmp_path / "ours.npz", tmp_path / "keras.npz"])[1]
+            assert difference < 1e-4, workload

@@ -33,7 +33,10 @@ Captured = pytest.CaptureFixture[str]
         ),
         ("evaluate --help", ["RUN", "--data.path", "--data.split", "--decoding.method", "--json"]),
         ("caption --help", ["RUN PHOTO [PHOTO ...]", "--decoding.num-beams", "--json"]),
-        ("bench --help", ["WORKLOAD is forward", "steps of training, beside the peers"]),
+        (
+            "bench --help",
+            ["WORKLOAD is forward, train, ops, decode or scaling:", "steps of training, beside the peers"],
+        ),
         ("bench forward --help", ["--batch-sizes", "--peers", "--dtype {float32,bfloat16}", "--json"]),
         ("--version", [__version__]),
     ],
@@ -73,7 +76,10 @@ def test_help(capfd: Captured, words: str, mentioned: list[str]) -> None:
         ),
         ("evaluate", "Missing from fusionjax evaluate: RUN the run directory."),
         ("caption", "Missing from fusionjax caption: RUN the run directory."),
-        ("bench", "bench needs a workload, forward"),
+        (
+            "bench",
+            "bench needs a workload, forward, train, ops, decode or scaling; got ''. See fusionjax bench --help.",
+        ),
         ("bench backward", "; got 'backward'. See fusionjax bench --help."),
     ],
 )

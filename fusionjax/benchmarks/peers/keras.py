@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fusionjax.benchmarks.workloads import Fusion, Workload
+from fusionjax.benchmarks.workloads import Depthwise, Fusion, Recurrent, VitBlock, Workload
 from fusionjax.benchmarks.workloads.fusion import CLASSES, FILTERS, WORDS
 
 LEARNING_RATE = 1e-4
@@ -51,7 +51,7 @@ class Keras:
             optimizer.build(model.trainable_variables)
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             return self._runtime.training(model, optimizer, loss, inputs, self._runtime.put(label))
-        raise NotImplementedError(f"Keras has no workload {workload.name}")
+        return self._runtime.gradients(model, inputs)
 
     def wait(self, outputs: Any) -> None:
         """Waits until the outputs of a call are there."""
@@ -66,9 +66,54 @@ class Keras:
         return self._runtime.peak_memory_bytes()
 
     def _model(self, workload: Workload) -> Any:
-        if isinstance(workload, Fusion):
-            return self._fusion(workload)
-        raise NotImplementedError(f"Keras has no workload {workload.name}")
+        makers: dict[type, Any] = {
+            Fusion: self._fusion,
+            Recurrent: self._recurrent,
+            VitBlock: self._vit_block,
+            Depthwise: self._depthwise,
+        }
+        if type(workload) not in makers:
+            raise NotImplementedError(f"Keras has no workload {workload.name}")
+        return makers[type(workload)](workload)
+
+    def _recurrent(self, workload: Recurrent) -> Any:
+        keras, layers = self._keras, self._keras.layers
+        layer = {"lstm": layers.LSTM, "gru": layers.GRU, "elman": layers.SimpleRNN}[workload.cell]
+        inputs = keras.Input((workload.length, workload.features))
+        model = keras.Model(inputs, layer(workload.features, return_sequences=True, name=workload.cell)(inputs))
+        weights = workload.weights()
+        if workload.cell == "gru":
+            # Its gates come in another order, and its two biases in one array.
+            for path, array in weights.items():
+                reset, update, candidate = np.split(array, 3, axis=-1)
+                weights[path] = np.concatenate([update, reset, candidate], -1)
+            weights["gru/bias"] = np.stack([weights["gru/bias"], weights.pop("gru/recurrent_bias")])
+        _put(model, weights)
+        return model
+
+    def _vit_block(self, workload: VitBlock) -> Any:
+        keras, layers = self._keras, self._keras.layers
+        inputs = tokens = keras.Input((workload.length, workload.width))
+        normalised = layers.LayerNormalization(epsilon=1e-6, name="self_attention_norm")(tokens)
+        attention = layers.MultiHeadAttention(
+            workload.num_heads, workload.width // workload.num_heads, name="self_attention"
+        )
+        tokens = tokens + attention(normalised, normalised)
+        normalised = layers.LayerNormalization(epsilon=1e-6, name="mlp_norm")(tokens)
+        hidden = layers.Dense(4 * workload.width, name="mlp_in")(normalised)
+        hidden = keras.activations.gelu(hidden, approximate=True)
+        tokens = tokens + layers.Dense(workload.width, name="mlp_out")(hidden)
+        model = keras.Model(inputs, tokens)
+        _put(model, workload.weights())
+        return model
+
+    def _depthwise(self, workload: Depthwise) -> Any:
+        keras, layers = self._keras, self._keras.layers
+        inputs = keras.Input((workload.image_size, workload.image_size, workload.channels))
+        layer = layers.DepthwiseConv2D(workload.kernel_size, padding="same", use_bias=False, name="depthwise")
+        model = keras.Model(inputs, layer(inputs))
+        _put(model, workload.weights())
+        return model
 
     def _fusion(self, workload: Fusion) -> Any:
         keras, layers = self._keras, self._keras.layers
@@ -125,6 +170,19 @@ class _OnTensorFlow:
 
         return lambda: step(inputs, label)
 
+    def gradients(self, model: Any, inputs: list[Any]) -> Callable[[], Any]:
+        @self._tf.function
+        def step(*inputs: Any) -> Any:
+            with self._tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = self._tf.cast(model(list(inputs), training=True), "float32")
+                loss = self._tf.reduce_mean(self._tf.square(outputs))
+            found = tape.gradient(loss, [*inputs, *model.trainable_variables])
+            return [loss, *found]
+
+        # The host gets the gradients of the inputs only; those of the weights are computed all the same.
+        return lambda: step(*inputs)[: 1 + len(inputs)]
+
     def wait(self, outputs: Any) -> None:
         self._tf.test.experimental.sync_devices()
 
@@ -172,6 +230,20 @@ class _OnJax:
 
         return run
 
+    def gradients(self, model: Any, inputs: list[Any]) -> Callable[[], Any]:
+        def objective(trainable: Any, inputs: Any, fixed: Any) -> Any:
+            outputs, _ = model.stateless_call(trainable, fixed, inputs, training=True)
+            return self._jax.numpy.square(outputs.astype("float32")).mean()
+
+        trainable, fixed = ([each.value for each in group] for group in _variables(model))
+        compiled = self._jax.jit(self._jax.value_and_grad(objective, argnums=(0, 1)))
+
+        def run() -> Any:
+            loss, (_, found) = compiled(trainable, inputs, fixed)
+            return [loss, *found]
+
+        return run
+
     def wait(self, outputs: Any) -> None:
         self._jax.block_until_ready(outputs)
 
@@ -189,4 +261,5 @@ def _put(model: Any, weights: dict[str, np.ndarray]) -> None:
     for layer in model.layers:
         arrays = [array for path, array in weights.items() if layer.name in path.split("/")[:-1]]
         if arrays:
-            layer.set_weights(arrays)
+            shapes = [variable.shape for variable in layer.weights]
+            layer.set_weights([array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)])

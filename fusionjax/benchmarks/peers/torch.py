@@ -9,7 +9,8 @@ import torch.nn.functional as functional
 from torch import nn
 
 from fusionjax.benchmarks.machine import count_cores
-from fusionjax.benchmarks.workloads import Fusion, Workload
+from fusionjax.benchmarks.peers.torch_decode import build_decoding
+from fusionjax.benchmarks.workloads import Decode, Depthwise, Fusion, Recurrent, VitBlock, Workload
 from fusionjax.benchmarks.workloads.fusion import CLASSES, FILTERS, WORDS
 
 LEARNING_RATE = 1e-4
@@ -82,6 +83,80 @@ class FusionModel(nn.Module):
             put_linear(self.classes, weights, "classes/")
 
 
+class RecurrentModel(nn.Module):
+    """A recurrent layer; see `workloads.Recurrent`."""
+
+    def __init__(self, workload: Recurrent) -> None:
+        super().__init__()
+        layer = {"lstm": nn.LSTM, "gru": nn.GRU, "elman": nn.RNN}[workload.cell]
+        self.layer: nn.RNNBase = layer(workload.features, workload.features, batch_first=True)
+        self._path = f"{workload.cell}/"
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Maps `[batch, length, features]` to the states."""
+        return self.layer(inputs)[0]
+
+    def load(self, weights: Weights) -> None:
+        """Takes the workload's weights."""
+        put_recurrent(self.layer, weights, self._path)
+
+
+class VitBlockModel(nn.Module):
+    """A Transformer block; see `workloads.VitBlock`."""
+
+    def __init__(self, workload: VitBlock) -> None:
+        super().__init__()
+        width = workload.width
+        self.num_heads = workload.num_heads
+        self.self_attention_norm = nn.LayerNorm(width, eps=1e-6)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp_in = nn.Linear(width, 4 * width)
+        self.mlp_out = nn.Linear(4 * width, width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Maps `[batch, length, width]` to the same shape."""
+        batch, length, width = tokens.shape
+        projected = self.query_key_value(self.self_attention_norm(tokens))
+        # [3, batch, heads, length, head_dim]
+        heads = projected.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(*heads)
+        tokens = tokens + self.out(attended.transpose(1, 2).reshape(batch, length, width))
+        hidden = functional.gelu(self.mlp_in(self.mlp_norm(tokens)), approximate="tanh")
+        return tokens + self.mlp_out(hidden)
+
+    def load(self, weights: Weights) -> None:
+        """Takes the workload's weights."""
+        for name in ("self_attention_norm", "mlp_norm"):
+            norm = getattr(self, name)
+            put(norm.weight, weights[f"{name}/scale"])
+            put(norm.bias, weights[f"{name}/bias"])
+        parts = [f"self_attention/{part}/" for part in ("query", "key", "value")]
+        put(self.query_key_value.weight, np.concatenate([weights[f"{part}kernel"].T for part in parts]))
+        put(self.query_key_value.bias, np.concatenate([weights[f"{part}bias"] for part in parts]))
+        put_linear(self.out, weights, "self_attention/out/")
+        put_linear(self.mlp_in, weights, "mlp_in/")
+        put_linear(self.mlp_out, weights, "mlp_out/")
+
+
+class DepthwiseModel(nn.Module):
+    """A depthwise convolution; see `workloads.Depthwise`."""
+
+    def __init__(self, workload: Depthwise) -> None:
+        super().__init__()
+        channels, size = workload.channels, workload.kernel_size
+        self.layer = nn.Conv2d(channels, channels, size, padding=size // 2, groups=channels, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps `[batch, channels, height, width]` to the same shape."""
+        return self.layer(images)
+
+    def load(self, weights: Weights) -> None:
+        """Takes the workload's weights."""
+        put(self.layer.weight, weights["depthwise/kernel"].transpose(3, 2, 0, 1))
+
+
 class Torch:
     """PyTorch on all cores, or on a GPU if there is one.
 
@@ -105,6 +180,8 @@ class Torch:
     def build(self, workload: Workload) -> Callable[[], Any]:
         """Prepares a workload; see `Framework.build`."""
         torch._dynamo.reset()
+        if isinstance(workload, Decode):
+            return build_decoding(workload, self._place, is_compiled=self.is_compiled)
         model = self._model(workload)
         model.load(workload.weights())
         model = model.to(self._place, memory_format=torch.channels_last)
@@ -123,7 +200,7 @@ class Torch:
             return run
         if label is not None:
             return _training_steps(called, model, inputs, label.long(), cast)
-        raise NotImplementedError(f"torch has no workload {workload.name}")
+        return _gradients(called, model, inputs, cast)
 
     def wait(self, outputs: Any) -> None:
         """Waits until the outputs of a call are there."""
@@ -131,18 +208,20 @@ class Torch:
             torch.cuda.synchronize()
 
     def fetch(self, outputs: Any) -> list[np.ndarray]:
-        """Copies the outputs to the host."""
-        return [
-            output.detach().float().cpu().numpy() for output in (outputs if isinstance(outputs, list) else [outputs])
-        ]
+        """Copies the outputs to the host, images with their channels last."""
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        outputs = [output.permute(0, 2, 3, 1) if output.ndim == 4 else output for output in outputs]
+        outputs = [output.detach().float() if output.is_floating_point() else output for output in outputs]
+        return [output.cpu().numpy() for output in outputs]
 
     def peak_memory_bytes(self) -> int | None:
         """Returns the most that was in use on an accelerator; None on a CPU."""
         return torch.cuda.max_memory_allocated() if self._place.type == "cuda" else None
 
     def _model(self, workload: Workload) -> Any:
-        if isinstance(workload, Fusion):
-            return FusionModel(workload)
+        for kind, model in _MODELS.items():
+            if isinstance(workload, kind):
+                return model(workload)
         raise NotImplementedError(f"torch has no workload {workload.name}")
 
     def _input(self, array: np.ndarray) -> torch.Tensor:
@@ -165,6 +244,22 @@ def _training_steps(called: Any, model: nn.Module, inputs: Any, label: torch.Ten
     return run
 
 
+def _gradients(called: Any, model: nn.Module, inputs: dict[str, torch.Tensor], cast: Any) -> Callable[[], Any]:
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    leaves = [*inputs.values(), *model.parameters()]
+
+    def run() -> list[Any]:
+        for leaf in leaves:
+            leaf.grad = None
+        with cast:
+            loss = called(**inputs).float().square().mean()
+        loss.backward()
+        return [loss, *(tensor.grad for tensor in inputs.values())]
+
+    return run
+
+
 def put(parameter: Any, array: np.ndarray) -> None:
     """Copies an array into a parameter."""
     with torch.no_grad():
@@ -183,3 +278,11 @@ def put_recurrent(layer: nn.RNNBase, weights: Weights, path: str) -> None:
     put(layer.weight_hh_l0, weights[f"{path}recurrent_kernel"].T)
     put(layer.bias_ih_l0, weights[f"{path}bias"])
     put(layer.bias_hh_l0, weights.get(f"{path}recurrent_bias", np.zeros_like(weights[f"{path}bias"])))
+
+
+_MODELS: dict[Any, Any] = {
+    Fusion: FusionModel,
+    Recurrent: RecurrentModel,
+    VitBlock: VitBlockModel,
+    Depthwise: DepthwiseModel,
+}

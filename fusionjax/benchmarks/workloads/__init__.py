@@ -5,9 +5,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fusionjax.benchmarks.workloads.decode import Decode
+from fusionjax.benchmarks.workloads.depthwise import Depthwise
 from fusionjax.benchmarks.workloads.fusion import Fusion
+from fusionjax.benchmarks.workloads.recurrent import Recurrent
+from fusionjax.benchmarks.workloads.vit_block import VitBlock
 
-__all__ = ["KINDS", "Fusion", "Workload", "from_json", "to_json"]
+__all__ = ["KINDS", "Decode", "Depthwise", "Fusion", "Recurrent", "VitBlock", "Workload", "from_json", "to_json"]
 
 
 class Workload(Protocol):
@@ -40,7 +44,7 @@ class Workload(Protocol):
         """Counts the operations of one call."""
 
 
-KINDS: dict[str, type] = {"fusion": Fusion}
+KINDS: dict[str, Any] = {kind.kind: kind for kind in (Fusion, Recurrent, VitBlock, Depthwise, Decode)}
 
 
 def to_json(workload: Any) -> dict[str, Any]:
