@@ -32,7 +32,8 @@ def elman(
 
     Implementations: `"xla"` is a scan over the steps and the reference. `"chunked"` computes the same values in chunks
     of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode
-    derivative (`jax.jvp`). None means `"chunked"` on a CPU unless the steps are few or small, otherwise `"xla"`.
+    derivative (`jax.jvp`). None means `"chunked"` on a CPU, except for one step, one example or a small kernel,
+    otherwise `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
@@ -60,7 +61,7 @@ def elman(
         Elman, "Finding Structure in Time", 1990.
     """
     check_recurrent_shapes("elman", inputs, input_kernel, recurrent_kernel, gates=1, mask=mask, time_major=time_major)
-    chosen = choose_recurrence("elman", implementation, inputs, recurrent_kernel, time_major=time_major)
+    chosen = choose_recurrence("elman", implementation, inputs, recurrent_kernel)
     output = recur(
         _find_cell(activation),
         RecurrentWeights(input_kernel, recurrent_kernel, bias),

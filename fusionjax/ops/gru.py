@@ -35,7 +35,8 @@ def gru(
 
     Implementations: `"xla"` is a scan over the steps and the reference. `"chunked"` computes the same values in chunks
     of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode
-    derivative (`jax.jvp`). None means `"chunked"` on a CPU unless the steps are few or small, otherwise `"xla"`.
+    derivative (`jax.jvp`). None means `"chunked"` on a CPU, except for one step, one example or a small kernel,
+    otherwise `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
@@ -64,7 +65,7 @@ def gru(
         Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, arXiv:1406.1078, section 2.3.
     """
     check_recurrent_shapes("gru", inputs, input_kernel, recurrent_kernel, gates=3, mask=mask, time_major=time_major)
-    chosen = choose_recurrence("gru", implementation, inputs, recurrent_kernel, time_major=time_major)
+    chosen = choose_recurrence("gru", implementation, inputs, recurrent_kernel)
     output = recur(
         _CELL,
         RecurrentWeights(input_kernel, recurrent_kernel, bias, recurrent_bias),

@@ -51,7 +51,8 @@ def lstm(
     of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode
     derivative (`jax.jvp`). `"cudnn"` is `jax.experimental.rnn` on an NVIDIA GPU: float32 arrays only, no mask, no
     `jax.vmap`, first derivatives only; its products round to TF32 unless `jax.default_matmul_precision("highest")` asks
-    for full float32. None means `"chunked"` on a CPU unless the steps are few or small, otherwise `"xla"`.
+    for full float32. None means `"chunked"` on a CPU, except for one step, one example or a small kernel,
+    otherwise `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
@@ -82,7 +83,7 @@ def lstm(
     """
     check_recurrent_shapes("lstm", inputs, input_kernel, recurrent_kernel, gates=4, mask=mask, time_major=time_major)
     others = {"cudnn": find_cudnn_obstacle((inputs, input_kernel, recurrent_kernel, bias), mask)}
-    chosen = choose_recurrence("lstm", implementation, inputs, recurrent_kernel, time_major=time_major, others=others)
+    chosen = choose_recurrence("lstm", implementation, inputs, recurrent_kernel, others=others)
     weights = RecurrentWeights(input_kernel, recurrent_kernel, bias)
     run = lstm_cudnn if chosen == "cudnn" else partial(recur, _CELL, mask=mask, implementation=chosen)
     output = run(weights, inputs, initial_state, reverse=reverse, time_major=time_major)

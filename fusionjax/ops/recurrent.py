@@ -14,8 +14,8 @@ from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.recurrent_cell import RecurrentCell, RecurrentWeights, State
 from fusionjax.ops.recurrent_chunked import recur_in_chunks
 
-# Measured on a CPU: smaller products are quicker in one plain scan.
-_LEAST_FEATURES_FOR_CHUNKS = 64
+# Measured on a CPU: with fewer weights, chunks gain nothing.
+_LEAST_WEIGHTS_FOR_CHUNKS = 2**13
 
 
 class RecurrentOutput(NamedTuple):
@@ -118,18 +118,16 @@ def choose_recurrence(
     inputs: Float[Array, "first second inputs"],
     recurrent_kernel: Float[Array, "features gates_features"],
     *,
-    time_major: bool,
     others: Mapping[str, str | None] = MappingProxyType({}),
 ) -> str:
     """Returns the implementation to run; `select_implementation` for recurrent operations.
 
     Args:
         operation: the operation's name, for messages.
-        implementation: what the caller asked for, or None for `"chunked"` on a CPU unless the steps are few or small,
-            otherwise `"xla"`.
+        implementation: what the caller asked for, or None for `"chunked"` on a CPU, except for one step, one example or
+            a small kernel, otherwise `"xla"`.
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
         recurrent_kernel: `[features, gates * features]`.
-        time_major: the inputs have time first.
         others: implementations beside `"xla"` and `"chunked"`, with None or the reason why one cannot serve.
 
     Returns:
@@ -139,8 +137,8 @@ def choose_recurrence(
         ValueError: there is no implementation of that name.
         NotImplementedError: the named implementation cannot serve this call.
     """
-    length, features = inputs.shape[0 if time_major else 1], recurrent_kernel.shape[0]
-    is_worth_it = length > 1 and features >= _LEAST_FEATURES_FOR_CHUNKS
+    # A single row or step has nothing to share in the products of a chunk.
+    is_worth_it = min(inputs.shape[:2]) > 1 and recurrent_kernel.size >= _LEAST_WEIGHTS_FOR_CHUNKS
     preferred = "chunked" if on_platform("cpu") and is_worth_it else "xla"
     return select_implementation(operation, implementation, {"xla": None, "chunked": None, **others}, preferred)
 

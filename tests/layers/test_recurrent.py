@@ -53,6 +53,20 @@ def test_final_states_continue_a_sequence(cell):
     close(second.outputs, whole.outputs[:, 3:])
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_implementation_reaches_the_operation(cell):
+    inputs = random(2, 11, 3)
+    plain, chunked, unknown = (
+        layers.RNN(5, cell=cell, bidirectional=True, implementation=name) for name in ("xla", "chunked", "fast")
+    )
+    variables = plain.init(jax.random.key(0), inputs)
+    close(chunked.apply(variables, inputs), plain.apply(variables, inputs))
+    assert "custom_vjp" in str(jax.make_jaxpr(chunked.apply)(variables, inputs))
+    assert "custom_vjp" not in str(jax.make_jaxpr(plain.apply)(variables, inputs))
+    with pytest.raises(ValueError, match=f"{cell} has the implementations 'xla', 'chunked'.*; got 'fast'"):
+        unknown.apply(variables, inputs)
+
+
 def test_dropout_is_between_layers_only():
     inputs, keys = random(2, 7, 3), {"dropout": jax.random.key(1)}
     for num_layers, changes in ((1, False), (2, True)):
