@@ -47,7 +47,9 @@ test-new: $(if $(NEW),.venv-new/ready)
 test: lint test-new test-old
 
 benchmarks: .venv-old/ready
-	.venv-old/bin/fusionjax bench forward
+	.venv-old/bin/fusionjax bench forward --peers torch,flax
+	.venv-old/bin/fusionjax bench train --peers torch,flax
+	.venv-old/bin/fusionjax bench ops
 	.venv-old/bin/python benchmarks/captioning.py --data $(DATA) --seeds $(SEEDS)
 
 campaign: .venv-old/ready

@@ -1,11 +1,14 @@
 """The commands of `fusionjax bench`, by name."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from fusionjax.benchmarks.figures import draw
+from fusionjax.benchmarks.machine import describe_machine
 from fusionjax.benchmarks.models import bench_decode, bench_forward, bench_train
 from fusionjax.benchmarks.ops import bench_ops
 from fusionjax.benchmarks.options import DecodeOptions, ModelOptions, OpsOptions, ScalingOptions
@@ -44,7 +47,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def run_command(name: str, options: Any) -> tuple[list[dict[str, Any]], str]:
-    """Runs a command, and draws its figures if the options name a folder.
+    """Runs a command, and draws figures and saves the records where the options say so.
 
     Args:
         name: a key of `COMMANDS`.
@@ -58,11 +61,14 @@ def run_command(name: str, options: Any) -> tuple[list[dict[str, Any]], str]:
     if options.plot is not None:
         for path in draw(results, options.plot, name):
             print(f"drawn: {path}", file=sys.stderr)
+    records = [record.as_dict() for record in results.records]
+    if options.save is not None:
+        Path(options.save).write_text(json.dumps({"machine": describe_machine(), "records": records}, indent=1) + "\n")
     lines = [command.show(results.records), *results.notes]
     if results.ceilings:
         ceilings = results.ceilings
         lines.append(f"measured ceilings: {ceilings.tflops:.3f} TFLOP/s, {ceilings.gb_per_second:.1f} GB/s")
-    return [record.as_dict() for record in results.records], "\n".join(lines)
+    return records, "\n".join(lines)
 
 
 def usage() -> str:

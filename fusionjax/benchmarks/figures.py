@@ -1,5 +1,6 @@
 """Records as figures: ratios to the peers, the roofline, curves over a growing size."""
 
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _label(record: Record) -> str:
 
 def _roofline(results: Results, groups: dict[str, list[Record]]) -> Any:
     ceilings: Any = results.ceilings
-    figure, axes = _new_axes(8, 5)
+    figure, axes = _new_axes(9, 5)
     points = [
         (results.intensities[key], record)
         for key, group in groups.items()
@@ -127,13 +128,19 @@ def _roofline(results: Results, groups: dict[str, list[Record]]) -> Any:
     ys = [min(ceilings.tflops, x * ceilings.gb_per_second / 1000) for x in xs]
     axes.plot(xs, ys, color="black", linewidth=1.2)
     axes.text(high, ceilings.tflops, f"{ceilings.tflops:.2f} TFLOP/s", ha="right", va="bottom", fontsize=8)
-    axes.text(xs[0], ys[0], f" {ceilings.gb_per_second:.0f} GB/s", ha="left", va="bottom", fontsize=8)
+    axes.text(1.5 * xs[0], ys[0], f" {ceilings.gb_per_second:.0f} GB/s", ha="left", va="bottom", fontsize=8)
     named = set()
     for place, record in points:
         legend = None if record.contender in named else record.contender
         named.add(record.contender)
         color = _COLORS.get(record.contender, "grey")
         axes.scatter(place, record.achieved_tflops, color=color, label=legend, s=28, alpha=0.85)
+    shown = [(key, group) for key, group in groups.items() if key in results.intensities]
+    for letter, (key, group) in zip(string.ascii_letters, shown, strict=False):
+        best = max(record.achieved_tflops or 0.0 for record in group)
+        if best:
+            axes.annotate(letter, (results.intensities[key], best), (0, 6), textcoords="offset points", ha="center")
+            axes.scatter([], [], marker=f"${letter}$", color="black", label=_label(group[0]).replace("\n", ", "))
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("operations for each byte of inputs and weights")
     axes.set_ylabel("TFLOP/s")

@@ -28,6 +28,7 @@ class PeerOptions:
         repeats: samples taken of each contender, in turn.
         peak_size: side of the square matrices whose product measures the peak.
         plot: folder to draw figures in.
+        save: file for the machine's description and the records, as JSON.
     """
 
     peers: str = ""
@@ -35,11 +36,13 @@ class PeerOptions:
     repeats: int = 10
     peak_size: int = 2048
     plot: str | None = None
+    save: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the values."""
         for name in ("repeats", "peak_size"):
             require_positive(name, [getattr(self, name)])
+        require_folder_of("--save", self.save)
         self.pythons()
 
     def pythons(self) -> dict[str, str | None]:
@@ -189,6 +192,7 @@ class OpsOptions:
         dtype: of the computation.
         tune: file for a table of the best implementation of each case, as JSON.
         plot: folder to draw figures in.
+        save: file for the machine's description and the records, as JSON.
     """
 
     ops: tuple[str, ...] = ()
@@ -200,14 +204,15 @@ class OpsOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
     tune: str | None = None
     plot: str | None = None
+    save: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the values."""
         require_positive("repeats", [self.repeats])
         require_at_least("random_shapes", self.random_shapes, 0, "0 measures the shape classes only.")
         require_at_least("largest", self.largest, 8, "Smaller ones measure the call alone.")
-        if self.tune is not None and not Path(self.tune).parent.is_dir():
-            raise InputError(f"--tune must be a file in a folder that is there; got {self.tune!r}. Make the folder.")
+        require_folder_of("--tune", self.tune)
+        require_folder_of("--save", self.save)
 
 
 def require_positive(name: str, values: Iterable[int]) -> None:
@@ -238,6 +243,20 @@ def require_at_least(name: str, value: int, least: int, why: str) -> None:
     """
     if value < least:
         raise InputError(f"{name} must be at least {least}; got {value}. {why}")
+
+
+def require_folder_of(name: str, path: str | None) -> None:
+    """Checks that a file can be made.
+
+    Args:
+        name: of the option.
+        path: of the file, or None.
+
+    Raises:
+        InputError: its folder is not there.
+    """
+    if path is not None and not Path(path).parent.is_dir():
+        raise InputError(f"{name} must be a file in a folder that is there; got {path!r}. Make the folder.")
 
 
 def require_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -59,11 +59,13 @@ def group_key(record: Record) -> str:
 def intensity(workload: Any) -> float:
     """Counts a workload's operations for each byte of its inputs and weights, which it must read at least once.
 
+    Captions are written step by step, and each step reads all weights.
+
     Args:
         workload: of `workloads`.
 
     Returns:
         Operations a byte.
     """
-    arrays = [*workload.inputs().values(), *workload.weights().values()]
-    return workload.flops() / sum(array.nbytes for array in arrays)
+    inputs, weights = (sum(array.nbytes for array in each.values()) for each in (workload.inputs(), workload.weights()))
+    return workload.flops() / (inputs + weights * getattr(workload, "steps", 1))

@@ -56,9 +56,22 @@ def test_random_cases_run_and_are_those_of_the_seed() -> None:
 
 def test_records_of_every_implementation(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "choices.json"
-    words = ["--repeats", "2", "--random-shapes", "1", "--largest", "8", "--tune", str(file)]
+    words = [
+        "--repeats",
+        "2",
+        "--random-shapes",
+        "1",
+        "--largest",
+        "8",
+        "--tune",
+        str(file),
+        "--save",
+        str(tmp_path / "ops.json"),
+    ]
     assert main(["bench", "ops", *words, "--json"]) == 0
     records = json.loads(capfd.readouterr().out)
+    saved = json.loads((tmp_path / "ops.json").read_text())
+    assert saved["records"] == records and saved["machine"]["cores"] >= 1
     pooled = [record for record in records if record["workload"] == "max_pool2d-train, tiny"]
     names = [record["implementation"] for record in pooled]
     assert names[:2] == ["plain", "default"] and set(names[2:]) == set(POOL.implementations())

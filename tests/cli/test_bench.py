@@ -63,6 +63,10 @@ def test_the_table_names_who_is_missing(capfd: pytest.CaptureFixture[str]) -> No
         ("--length 0", "length must be at least 1; got 0. Give a larger one."),
         ("--image-size 21", "image_size must be at least 22; got 21. The smallest that three poolings leave"),
         ("--vocab-size 1", "vocab_size must be at least 2; got 1. Token 0 is padding, which is not drawn."),
+        (
+            "--save /none/x.json",
+            "--save must be a file in a folder that is there; got '/none/x.json'. Make the folder.",
+        ),
         ("--peer-python keras", "--peer-python takes NAME=PATH, such as keras=/path/to/bin/python; got 'keras'."),
         ("--peer-python mxnet=/x", "the peer of --peer-python must be among torch, keras, flax; got 'mxnet'."),
     ],
