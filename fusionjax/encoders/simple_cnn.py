@@ -6,6 +6,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 
 from fusionjax import ops
@@ -113,9 +114,14 @@ class SimpleCNN(nn.Module):
             `(rows, columns)`.
         """
         grid = (as_unit_images(images, self.dtype) - self.mean) / self.std
-        for stage, features in enumerate(self.features):
-            self._check_size(grid.shape, images.shape, stage)
-            grid = self._stage(grid, features, stage, deterministic)
+        self._check_size(images.shape)
+        if self.normalization not in (None, "group", "batch"):
+            raise ValueError(f"normalization must be None, 'group' or 'batch'; got {self.normalization!r}. Choose one.")
+        if self.normalization is None:
+            grid = self._stages(grid)
+        else:
+            for stage, features in enumerate(self.features):
+                grid = self._normalized_stage(grid, features, stage, deterministic)
         batch, rows, columns, features = grid.shape
         tokens = grid.reshape(batch, rows * columns, features)
         check_mask(mask, tokens.shape[:2], "image")
@@ -130,31 +136,43 @@ class SimpleCNN(nn.Module):
             pooled = nn.Dropout(self.dropout_rate)(nn.relu(dense(pooled)), deterministic=deterministic)
         return Features(tokens=tokens, mask=mask, pooled=pooled, grid=(rows, columns))
 
-    def _stage(self, grid: jax.Array, features: int, stage: int, deterministic: bool) -> jax.Array:
-        kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = Conv(
+    def _stages(self, grid: jax.Array) -> jax.Array:
+        parameters: list[Any] = []
+        for stage, features in enumerate(self.features):
+            channels = self.features[stage - 1] if stage else grid.shape[3]
+            parameters += self._conv(features, stage).parameters(channels)
+        grid, *parameters = promote_dtype(grid, *parameters, dtype=self.dtype)
+        return ops.conv2d_relu_max_pool_stages(grid, parameters[::2], parameters[1::2], padding=self.padding)
+
+    def _normalized_stage(self, grid: jax.Array, features: int, stage: int, deterministic: bool) -> jax.Array:
+        pooled = ops.max_pool2d(self._conv(features, stage)(grid))
+        kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype, "name": f"norm_{stage}"}
+        if self.normalization == "group":
+            size = 16 if features % 16 == 0 else features
+            pooled = nn.GroupNorm(None, size, **kwargs)(pooled)
+        else:
+            pooled = nn.BatchNorm(momentum=0.9, **kwargs)(pooled, use_running_average=deterministic)
+        return nn.relu(pooled)
+
+    def _conv(self, features: int, stage: int) -> Conv:
+        return Conv(
             features,
             self.kernel_size,
             padding=self.padding,
             use_bias=self.normalization is None,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
             name=f"conv_{stage}",
-            **kwargs,
         )
-        pooled = ops.max_pool2d(conv(grid))
-        if self.normalization == "group":
-            size = 16 if features % 16 == 0 else features
-            pooled = nn.GroupNorm(None, size, name=f"norm_{stage}", **kwargs)(pooled)
-        elif self.normalization == "batch":
-            norm = nn.BatchNorm(momentum=0.9, name=f"norm_{stage}", **kwargs)
-            pooled = norm(pooled, use_running_average=deterministic)
-        elif self.normalization is not None:
-            raise ValueError(f"normalization must be None, 'group' or 'batch'; got {self.normalization!r}. Choose one.")
-        return nn.relu(pooled)
 
-    def _check_size(self, shape: tuple[int, ...], images: tuple[int, ...], stage: int) -> None:
-        needed = [2 + (size - 1 if self.padding == "VALID" else 0) for size in self.kernel_size]
-        if shape[1] < needed[0] or shape[2] < needed[1]:
-            raise ValueError(
-                f"images must be large enough for {len(self.features)} stages; got {images[1]}x{images[2]}, of which "
-                f"{shape[1]}x{shape[2]} is left at stage {stage}. Enlarge the images, pad ('SAME') or use fewer stages."
-            )
+    def _check_size(self, images: tuple[int, ...]) -> None:
+        height, width = images[1:3]
+        lost = [size - 1 if self.padding == "VALID" else 0 for size in self.kernel_size]
+        for stage in range(len(self.features)):
+            if height < 2 + lost[0] or width < 2 + lost[1]:
+                raise ValueError(
+                    f"images must be large enough for {len(self.features)} stages; got {images[1]}x{images[2]}, of "
+                    f"which {height}x{width} is left at stage {stage}. Enlarge the images, pad ('SAME') or use fewer "
+                    "stages."
+                )
+            height, width = (height - lost[0]) // 2, (width - lost[1]) // 2

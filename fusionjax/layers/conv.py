@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, Initializer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from fusionjax.ops import conv2d
@@ -41,7 +42,6 @@ class Conv(nn.Module):
     kernel_init: Initializer = nn.initializers.lecun_normal()
     implementation: str | None = None
 
-    @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch out_height out_width features"]:
@@ -53,12 +53,23 @@ class Conv(nn.Module):
         Returns:
             `[batch, out_height, out_width, features]`.
         """
-        shape = (*self.kernel_size, images.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
+        images, kernel, bias = promote_dtype(images, *self.parameters(images.shape[-1]), dtype=self.dtype)
         return conv2d(
             images, kernel, bias, strides=self.strides, padding=self.padding, implementation=self.implementation
         )
+
+    @nn.compact
+    def parameters(self, channels: int) -> tuple[ArrayLike, ArrayLike | None]:
+        """Returns the layer's kernel and bias, for operations that join the convolution with what follows it.
+
+        Args:
+            channels: of the images.
+
+        Returns:
+            The kernel `[kernel_height, kernel_width, channels, features]`, and the bias `[features]` or None.
+        """
+        shape = (*self.kernel_size, channels, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        if not self.use_bias:
+            return kernel, None
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)

@@ -4,6 +4,7 @@ from fusionjax.ops.additive_attention import additive_attention
 from fusionjax.ops.attention import AttentionOutput, attention, masked_softmax
 from fusionjax.ops.bias import add_bias
 from fusionjax.ops.convolution import conv2d
+from fusionjax.ops.convolution_pooled import conv2d_relu_max_pool, conv2d_relu_max_pool_stages
 from fusionjax.ops.elman import elman, elman_step
 from fusionjax.ops.gru import gru, gru_step
 from fusionjax.ops.lstm import LSTMState, lstm, lstm_step, lstm_update
@@ -20,6 +21,8 @@ __all__ = [
     "attention",
     "combine_masks",
     "conv2d",
+    "conv2d_relu_max_pool",
+    "conv2d_relu_max_pool_stages",
     "elman",
     "elman_step",
     "gru",

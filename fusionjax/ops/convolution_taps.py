@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from fusionjax.ops.micro_batches import sum_micro_batches
+
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 # Outputs (rows of the matrix product) per micro-batch and device. Measured on a CPU: fewer waste the product's
@@ -51,31 +53,21 @@ def image_gradient(gradient: Array, kernel: Array, pads: Pads) -> Array:
     """Convolves the output's gradient with the kernel turned by half a turn, channels and features exchanged."""
     # An output at y reads the padded rows y .. y + size - 1, so row y is read by the outputs y - size + 1 .. y.
     full = [(size - 1 - low, size - 1 - high) for size, (low, high) in zip(kernel.shape[:2], pads, strict=True)]
+    # Cropped beforehand: with negative padding XLA's convolution reads outside of the array on some CPUs (jax 0.10).
+    crop = [(min(low, 0), min(high, 0), 0) for low, high in full]
+    gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *crop, (0, 0, 0)))
+    grow = [(max(low, 0), max(high, 0)) for low, high in full]
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return lax.conv_general_dilated(gradient, turned, (1, 1), full, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(gradient, turned, (1, 1), grow, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def kernel_gradient(images: Array, gradient: Array, kernel_size: tuple[int, int], pads: Pads) -> Array:
     """Sums the products of shifted images and the output's gradient, a few examples at a time, in float32."""
     images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    batch, height, width, features = gradient.shape
-    examples = min(batch, jax.device_count() * max(2, _ROWS_PER_STEP // (height * width)))
-    steps = batch // examples
+    height, width = gradient.shape[1:3]
+    examples = max(2, _ROWS_PER_STEP // (height * width))
     product = partial(_kernel_gradient_of_part, kernel_size=kernel_size)
-    total = jnp.zeros((*kernel_size, images.shape[3], features), jnp.promote_types(gradient.dtype, jnp.float32))
-    # Every steps-th example makes a micro-batch, so that a batch sharded over devices stays on its devices.
-    parts = [array[: steps * examples].reshape(examples, steps, *array.shape[1:]) for array in (images, gradient)]
-
-    def add_part(total: Array, step: Array) -> tuple[Array, None]:
-        return total + product(*(lax.dynamic_index_in_dim(part, step, 1, keepdims=False) for part in parts)), None
-
-    if steps > 1:
-        total, _ = lax.scan(add_part, total, jnp.arange(steps))
-    else:
-        total = total + product(*(part[:, 0] for part in parts))
-    if steps * examples < batch:
-        total = total + product(images[steps * examples :], gradient[steps * examples :])
-    return total.astype(images.dtype)
+    return sum_micro_batches(product, (images, gradient), examples).astype(images.dtype)
 
 
 def _kernel_gradient_of_part(images: Array, gradient: Array, kernel_size: tuple[int, int]) -> Array:

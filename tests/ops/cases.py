@@ -22,6 +22,7 @@ class Case:
     reference: Callable[..., object]
     shapes: tuple[tuple[int, ...], ...]
     batched: int  # how many of the arguments, the first ones, have the batch axis
+    takes_bfloat16: bool = True  # False where its dtype is none, or where rounding makes ties of maxima
 
     def arguments(self):
         generator = np.random.default_rng(11)
@@ -36,13 +37,24 @@ def _convolutions():
         ("taps", "SAME", ((1, 1), (2, 2))),
         ("taps", "VALID", ((0, 0), (0, 0))),
         ("taps", ((4, 3), (0, 6)), ((4, 3), (0, 6))),
+        ("taps", ((2, 1), (0, 3)), ((2, 1), (0, 3))),
     ):
+        kernel = (2, 1, 3, 2) if padding == ((2, 1), (0, 3)) else (3, 5, 3, 2)
         yield Case(
             f"conv2d-{implementation}-{padding}",
             partial(ops.conv2d, padding=padding, implementation=implementation),
             partial(references.convolve, pads=pads),
-            ((8, 11, 7, 3), (3, 5, 3, 2), (2,)),
+            ((8, 11, 7, 3), kernel, (2,)),
             1,
+        )
+    for padding, pads in (("SAME", ((1, 1), (1, 1))), (((0, 3), (2, 0)), ((0, 3), (2, 0)))):
+        yield Case(
+            f"conv2d-winograd-{padding}",
+            partial(ops.conv2d, padding=padding, implementation="winograd"),
+            partial(references.convolve, pads=pads),
+            ((8, 11, 7, 3), (3, 3, 3, 2), (2,)),
+            1,
+            False,
         )
     yield Case(
         "conv2d-strides",
@@ -51,6 +63,36 @@ def _convolutions():
         ((8, 11, 7, 3), (3, 5, 3, 2), (2,)),
         1,
     )
+
+
+def _pooled_convolutions():
+    for implementation, kernel, padding, pads in (
+        ("xla", (3, 5, 3, 2), "VALID", ((0, 0), (0, 0))),
+        ("separate", (3, 5, 3, 2), "SAME", ((1, 1), (2, 2))),
+        ("direct", (3, 5, 3, 2), "SAME", ((1, 1), (2, 2))),
+        ("direct", (2, 1, 3, 5), ((2, 1), (0, 3)), ((2, 1), (0, 3))),
+        ("winograd", (3, 3, 3, 2), "VALID", ((0, 0), (0, 0))),
+        ("winograd", (3, 3, 3, 5), ((0, 4), (3, 2)), ((0, 4), (3, 2))),
+    ):
+        yield Case(
+            f"conv2d_relu_max_pool-{implementation}-{kernel}-{padding}",
+            partial(ops.conv2d_relu_max_pool, padding=padding, implementation=implementation),
+            partial(references.convolve_and_pool, pads=pads),
+            ((8, 11, 13, 3), kernel, kernel[3:]),
+            1,
+            False,
+        )
+
+    def stages(images, *parameters):
+        return ops.conv2d_relu_max_pool_stages(images, parameters[::2], parameters[1::2])
+
+    def reference(images, *parameters):
+        for kernel, bias in zip(parameters[::2], parameters[1::2], strict=True):
+            images = references.convolve_and_pool(images, kernel, bias, ((0, 0), (0, 0)))
+        return images
+
+    shapes = ((8, 11, 13, 3), (3, 3, 3, 5), (5,), (2, 3, 5, 7), (7,))
+    yield Case("conv2d_relu_max_pool_stages", stages, reference, shapes, 1, False)
 
 
 def _poolings():
@@ -148,4 +190,11 @@ def _recurrences():
             yield Case(title, call, reference, shapes, num_states + 1)
 
 
-CASES = (*_convolutions(), *_poolings(), *_attentions(), *_additive_attentions(), *_recurrences())
+CASES = (
+    *_convolutions(),
+    *_pooled_convolutions(),
+    *_poolings(),
+    *_attentions(),
+    *_additive_attentions(),
+    *_recurrences(),
+)

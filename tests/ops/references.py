@@ -16,6 +16,10 @@ def convolve(images, kernel, bias, pads, strides=(1, 1)):
     return total
 
 
+def convolve_and_pool(images, kernel, bias, pads):
+    return jax.nn.relu(pool(convolve(images, kernel, bias, pads), (2, 2), (2, 2)))
+
+
 def pool(images, window, strides):
     height = (images.shape[1] - window[0]) // strides[0] + 1
     width = (images.shape[2] - window[1]) // strides[1] + 1

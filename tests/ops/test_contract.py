@@ -58,7 +58,7 @@ def test_vmap_equals_single_calls(case):
     close(jax.tree.map(lambda leaf: leaf[1], mapped[0]), case.call(0.5 * first, *rest))
 
 
-@every_case
+@pytest.mark.parametrize("case", [case for case in CASES if case.takes_bfloat16], ids=lambda case: case.name)
 def test_bfloat16_stays_bfloat16_and_close(case):
     arguments = [argument.astype(jnp.bfloat16) for argument in case.arguments()]
     values, derivatives = jax.jit(with_gradients(case.call))(*arguments)

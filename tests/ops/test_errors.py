@@ -27,7 +27,16 @@ def recurrent(**changes):
         (lambda: ops.conv2d(IMAGES, KERNEL, padding="FULL"), "padding must be .*got 'FULL'"),
         (lambda: ops.conv2d(IMAGES, KERNEL, padding=(1, 2)), r"padding must be .*got \(1, 2\)"),
         (lambda: ops.conv2d(IMAGES[:, :2], KERNEL, padding="VALID"), "padded height must be .* 3; got 2"),
-        (lambda: ops.conv2d(IMAGES, KERNEL, implementation="cudnn"), "conv2d has .*'xla', 'taps'; got 'cudnn'"),
+        (
+            lambda: ops.conv2d(IMAGES, KERNEL, implementation="cudnn"),
+            "conv2d has .*'xla', 'taps', 'winograd'; got 'cudnn'",
+        ),
+        (lambda: ops.conv2d_relu_max_pool(IMAGES[0], KERNEL, ones(2)), "conv2d_relu_max_pool takes images"),
+        (lambda: ops.conv2d_relu_max_pool(IMAGES[:, :3], KERNEL, ones(2)), "at least 2x2 .* got 1x3"),
+        (
+            lambda: ops.conv2d_relu_max_pool(IMAGES, KERNEL, ones(2), implementation="onednn"),
+            "'xla', 'separate', 'direct', 'winograd'; got 'onednn'",
+        ),
         (lambda: ops.max_pool2d(IMAGES[0]), r"max_pool2d takes images .*got \(7, 5, 3\)"),
         (lambda: ops.max_pool2d(IMAGES, (0, 2)), r"at least 1; got \(0, 2\)"),
         (lambda: ops.max_pool2d(IMAGES, (2, 7)), r"at least the window's size, \(2, 7\); got \(7, 5\)"),
@@ -54,6 +63,18 @@ def test_value_errors(call, match):
     ("call", "match"),
     [
         (lambda: ops.conv2d(IMAGES, KERNEL, strides=(2, 1), implementation="taps"), r"strides \(1, 1\); got \(2, 1\)"),
+        (lambda: ops.conv2d(IMAGES, ones((5, 3, 3, 2)), implementation="winograd"), "kernels 3x3; got 5x3"),
+        (lambda: ops.conv2d(IMAGES, KERNEL, strides=(2, 1), implementation="winograd"), r"strides \(1, 1\); got"),
+        (
+            lambda: ops.conv2d_relu_max_pool(
+                IMAGES.astype("bfloat16"), KERNEL.astype("bfloat16"), ones(2), implementation="winograd"
+            ),
+            "takes float32, .* got bfloat16",
+        ),
+        (
+            lambda: ops.conv2d_relu_max_pool(ones((1, 9, 9, 7)), ones((3, 3, 7, 2)), ones(2), implementation="direct"),
+            "at most 48 numbers a feature; got 63",
+        ),
         (lambda: ops.max_pool2d(IMAGES, (3, 2), implementation="codes"), r"\(2, 2\); got \(3, 2\) and \(3, 2\)"),
         (lambda: ops.attention(QUERY, KEY, KEY, return_weights=True, implementation="fused"), "returns no weights"),
         (lambda: ops.attention(QUERY[0], KEY[0], KEY[0], implementation="fused"), r"one batch axis .*got \(3, 1, 5\)"),
