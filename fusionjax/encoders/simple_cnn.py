@@ -114,9 +114,9 @@ class SimpleCNN(nn.Module):
             `(rows, columns)`.
         """
         grid = (as_unit_images(images, self.dtype) - self.mean) / self.std
-        self._check_size(images.shape)
         if self.normalization not in (None, "group", "batch"):
             raise ValueError(f"normalization must be None, 'group' or 'batch'; got {self.normalization!r}. Choose one.")
+        self._check_size(images.shape)
         if self.normalization is None:
             grid = self._stages(grid)
         else:
