@@ -17,6 +17,7 @@ _COLORS = {
     "torch": "#E69F00",
     "torch.compile": "#D55E00",
     "keras-tensorflow": "#009E73",
+    "keras-tensorflow-xla": "#7F7F7F",
     "keras-jax": "#56B4E9",
     "flax": "#CC79A7",
 }

@@ -48,6 +48,7 @@ FRAMEWORKS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "torch": ("fusionjax.benchmarks.peers.torch", "Torch", (False,)),
     "torch.compile": ("fusionjax.benchmarks.peers.torch", "Torch", (True,)),
     "keras-tensorflow": ("fusionjax.benchmarks.peers.keras", "Keras", ("tensorflow",)),
+    "keras-tensorflow-xla": ("fusionjax.benchmarks.peers.keras", "Keras", ("tensorflow", True)),
     "keras-jax": ("fusionjax.benchmarks.peers.keras", "Keras", ("jax",)),
     "flax": ("fusionjax.benchmarks.peers.flax", "PlainFlax", ()),
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -14,6 +15,8 @@ PEERS: dict[str, tuple[str, ...]] = {
     "keras": ("keras-tensorflow", "keras-jax"),
     "flax": ("flax",),
 }
+# Measured only where they are named.
+MORE_VARIANTS = ("keras-tensorflow-xla",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class PeerOptions:
 
     Attributes:
         peers: whom to compare with, joined by commas: torch, keras, flax, one of their variants (torch.compile,
-            keras-tensorflow, keras-jax) or all.
+            keras-tensorflow, keras-tensorflow-xla, keras-jax) or all.
         peer_python: the Python that a peer is installed in, as NAME=PATH, such as keras=/path/to/bin/python; the
             variable FUSIONJAX_BENCH_PYTHON_KERAS (or _TORCH, _FLAX) does the same. Otherwise this Python.
         repeats: samples taken of each contender, in turn.
@@ -66,7 +69,7 @@ class PeerOptions:
     def _contenders(self) -> list[str]:
         names = [name.strip() for name in self.peers.split(",") if name.strip()]
         variants = [variant for group in PEERS.values() for variant in group]
-        require_known("the peers", names, [*PEERS, *(one for one in variants if one not in PEERS), "all"])
+        require_known("the peers", names, dict.fromkeys([*PEERS, *variants, *MORE_VARIANTS, "all"]))
         if "all" in names:
             return variants
         chosen = [variant for name in names for variant in PEERS.get(name, (name,))]
@@ -291,4 +294,4 @@ def _split(entry: str) -> tuple[str, str]:
 
 
 def _family(contender: str) -> str:
-    return next(family for family, variants in PEERS.items() if contender in variants)
+    return re.split("[.-]", contender)[0]

@@ -13,7 +13,8 @@ class Record:
     Where a contender could not run, `error` says why, `samples_ms` is empty and the figures are None.
 
     Attributes:
-        contender: whose code ran: `fusionjax`, `torch`, `torch.compile`, `keras-tensorflow`, `keras-jax` or `flax`.
+        contender: whose code ran: `fusionjax`, `torch`, `torch.compile`, `keras-tensorflow` (also `-xla`),
+            `keras-jax` or `flax`.
         workload: what ran, such as `fusion-forward`.
         implementation: of the operations; `default` is the contender's own choice.
         device: kind and architecture.
@@ -28,7 +29,7 @@ class Record:
         examples_per_second: at the median.
         achieved_tflops: 10^12 floating-point operations per second at the median. The operations are those that the
             workload's equations need, the same for all contenders.
-        share_of_measured_peak: of a matrix product of the same dtype, measured in the same run; 0 to 1.
+        share_of_measured_peak: of a matrix product of the same dtype, measured in the same run, before and after.
         peak_memory_mb: growth of the process's memory on a CPU, of the device's elsewhere, over all of the workload.
         error: why there are no figures, or why they are not to be trusted; None if all is well.
     """
@@ -51,14 +52,18 @@ class Record:
     peak_memory_mb: float | None = None
     error: str | None = None
 
+    def with_peak(self, tflops: float) -> "Record":
+        """Returns the record with its share of a measured peak, where it has figures."""
+        if self.achieved_tflops is None:
+            return self
+        return dataclasses.replace(self, share_of_measured_peak=self.achieved_tflops / tflops)
+
     def as_dict(self) -> dict[str, Any]:
         """Returns plain values, ready for JSON."""
         return dataclasses.asdict(self)
 
 
-def figures_of(
-    samples_ms: Sequence[float], *, first_ms: float, batch_size: int, flops: float, peak_tflops: float | None
-) -> dict[str, Any]:
+def figures_of(samples_ms: Sequence[float], *, first_ms: float, batch_size: int, flops: float) -> dict[str, Any]:
     """Makes the figures of a record.
 
     Args:
@@ -66,26 +71,23 @@ def figures_of(
         first_ms: the first call, compilation included.
         batch_size: examples in a call.
         flops: floating-point operations of a call.
-        peak_tflops: the measured peak; None if there is none to compare with.
 
     Returns:
         Fields of a `Record`, by name.
 
     Example:
-        >>> found = figures_of([4.0, 2.0, 3.0], first_ms=10.0, batch_size=6, flops=6e9, peak_tflops=4.0)
+        >>> found = figures_of([4.0, 2.0, 3.0], first_ms=10.0, batch_size=6, flops=6e9)
         >>> found["median_ms"], found["spread_ms"], found["compile_ms"], found["examples_per_second"]
         (3.0, 2.0, 7.0, 2000.0)
-        >>> found["achieved_tflops"], found["share_of_measured_peak"]
-        (2.0, 0.5)
+        >>> found["achieved_tflops"]
+        2.0
     """
     median = statistics.median(samples_ms)
-    achieved = flops / median / 1e9
     return {
         "samples_ms": list(samples_ms),
         "compile_ms": max(0.0, first_ms - median),
         "median_ms": median,
         "spread_ms": max(samples_ms) - min(samples_ms),
         "examples_per_second": 1000 * batch_size / median,
-        "achieved_tflops": achieved,
-        "share_of_measured_peak": achieved / peak_tflops if peak_tflops else None,
+        "achieved_tflops": flops / median / 1e9,
     }

@@ -39,9 +39,7 @@ def open_contenders(pythons: dict[str, str | None]) -> Iterator[list[Contender]]
             contender.close()
 
 
-def measure(
-    workload: Any, contenders: Sequence[Contender], *, repeats: int, peak_tflops: float | None = None
-) -> list[Record]:
+def measure(workload: Any, contenders: Sequence[Contender], *, repeats: int) -> list[Record]:
     """Measures a workload.
 
     Each contender is prepared alone; then they are sampled in turn, A B C A B C, so that a drift of the machine meets
@@ -51,7 +49,6 @@ def measure(
         workload: what to compute.
         contenders: who computes it; the first is what the others are compared with.
         repeats: samples of each.
-        peak_tflops: the measured peak of the device.
 
     Returns:
         A record of each contender, in their order.
@@ -87,7 +84,6 @@ def measure(
                 first_ms=first_ms[contender.name],
                 batch_size=workload.batch_size,
                 flops=workload.flops(),
-                peak_tflops=peak_tflops,
             )
         record = _record(workload, contender, errors.get(contender.name), memory_mb.get(contender.name), figures)
         _say(workload, contender.name, record.error or f"{record.median_ms:.2f} ms")

@@ -81,7 +81,7 @@ def test_the_step_that_is_compiled_agrees(workload: Decode, monkeypatch: pytest.
     assert found.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("contender", ["keras-tensorflow", "keras-jax"])
+@pytest.mark.parametrize("contender", ["keras-tensorflow", "keras-tensorflow-xla", "keras-jax"])
 def test_keras_agrees(contender: str, tmp_path: Path) -> None:
     python = os.environ.get("FUSIONJAX_BENCH_PYTHON_KERAS")
     with open_contenders({"fusionjax": None, contender: python}) as (ours, keras):

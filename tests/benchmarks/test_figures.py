@@ -11,7 +11,7 @@ from fusionjax.errors import InputError
 
 
 def record(contender: str, batch: int, median: float, error: str | None = None) -> Record:
-    figures = {} if error else figures_of([median], first_ms=50.0, batch_size=batch, flops=1e9, peak_tflops=1.0)
+    figures = {} if error else figures_of([median], first_ms=50.0, batch_size=batch, flops=1e9)
     shapes = {"image": [batch, 30, 30, 3]}
     return Record(contender=contender, workload="sum", dtype="float32", shapes=shapes, error=error, **figures)
 

@@ -45,7 +45,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measure(*contenders: Any) -> list[Any]:
-    return run.measure(WORKLOAD, contenders, repeats=3, peak_tflops=1e-6)
+    return run.measure(WORKLOAD, contenders, repeats=3)
 
 
 def test_in_turn_and_recorded() -> None:
@@ -59,7 +59,7 @@ def test_in_turn_and_recorded() -> None:
     # Two sentences of three steps: an LSTM and two products of attention, two dense layers.
     flops = 2 * 3 * 2 * (2 * 7 * 28 + 2 * 3 * 7 + 7 * 7 + 7 * 100)
     assert first.achieved_tflops == pytest.approx(flops / 0.04 / 1e12)
-    assert first.share_of_measured_peak == pytest.approx(flops / 0.04 / 1e6)
+    assert first.with_peak(1e-6).share_of_measured_peak == pytest.approx(flops / 0.04 / 1e6)
     assert first.shapes == {"text": [2, 3]}
     assert [record.error for record in records] == [None] * 3
 
@@ -69,6 +69,7 @@ def test_who_fails_has_a_record_without_figures(where: str) -> None:
     turns: list[str] = []
     good, bad = measure(Fake("good", turns), Fake("bad", turns, fails_at=where))
     assert (good.error, bad.error) == (None, f"no {where}")
+    assert bad.with_peak(1.0) == bad
     assert (bad.samples_ms, bad.median_ms, bad.peak_memory_mb) == ([], None, None)
     assert "".join(turns).count("good") == 3
 

@@ -55,7 +55,7 @@ def test_the_table_names_who_is_missing(capfd: pytest.CaptureFixture[str]) -> No
     [
         (
             "--peers pytorch",
-            "among torch, keras, flax, torch.compile, keras-tensorflow, keras-jax, all; got 'pytorch'",
+            "torch.compile, keras-tensorflow, keras-jax, keras-tensorflow-xla, all; got 'pytorch'.",
         ),
         ("--workloads vgg", "the workloads must be among fusion"),
         ("--batch-sizes 8 0", "batch_sizes must be at least 1; got 0. Give a larger one."),

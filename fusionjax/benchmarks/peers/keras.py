@@ -1,4 +1,4 @@
-"""Keras as a contender, on TensorFlow (`tf.function`) or on JAX (`jax.jit`)."""
+"""Keras as a contender, on TensorFlow (`tf.function`, with XLA or without) or on JAX (`jax.jit`)."""
 
 import importlib.metadata
 import os
@@ -17,13 +17,13 @@ class Keras:
     """Keras on one of its backends.
 
     Attributes:
-        backend: `tensorflow` or `jax`.
+        backend: `tensorflow` (whose functions XLA may compile) or `jax`.
     """
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, uses_xla: bool = False) -> None:
         self.backend = backend
         os.environ["KERAS_BACKEND"] = backend
-        self._runtime: Any = _OnTensorFlow() if backend == "tensorflow" else _OnJax()
+        self._runtime: Any = _OnTensorFlow(uses_xla) if backend == "tensorflow" else _OnJax()
         import keras
 
         self._keras = keras
@@ -144,10 +144,11 @@ class Keras:
 class _OnTensorFlow:
     """TensorFlow beneath Keras."""
 
-    def __init__(self) -> None:
+    def __init__(self, uses_xla: bool) -> None:
         import tensorflow
 
         self._tf, self.version = tensorflow, tensorflow.__version__
+        self._compile = tensorflow.function(jit_compile=uses_xla or None)
 
     def device(self) -> str:
         return "gpu" if self._tf.config.list_physical_devices("GPU") else "cpu"
@@ -156,11 +157,11 @@ class _OnTensorFlow:
         return self._tf.constant(array)
 
     def forward(self, model: Any, inputs: list[Any]) -> Callable[[], Any]:
-        called = self._tf.function(lambda *inputs: model(list(inputs), training=False))
+        called = self._compile(lambda *inputs: model(list(inputs), training=False))
         return lambda: called(*inputs)
 
     def training(self, model: Any, optimizer: Any, loss: Any, inputs: list[Any], label: Any) -> Callable[[], Any]:
-        @self._tf.function
+        @self._compile
         def step(inputs: Any, label: Any) -> Any:
             with self._tf.GradientTape() as tape:
                 value = loss(label, model(inputs, training=True))
@@ -171,7 +172,7 @@ class _OnTensorFlow:
         return lambda: step(inputs, label)
 
     def gradients(self, model: Any, inputs: list[Any]) -> Callable[[], Any]:
-        @self._tf.function
+        @self._compile
         def step(*inputs: Any) -> Any:
             with self._tf.GradientTape() as tape:
                 tape.watch(inputs)
