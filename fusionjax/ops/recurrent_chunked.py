@@ -123,14 +123,14 @@ def _backward(
     state_gradient, of_gates = _scan_chunks(retreat, _list_steps, turned, steps, not reverse)
     of_inputs, of_state = of_gates[0], of_gates[-1]
     if len(of_gates) == 1:
-        of_kernels = _sum_products(jnp.concatenate([inputs, before], axis=-1), of_inputs)
-        of_kernels = jnp.split(of_kernels, [inputs.shape[-1]])
+        of_both = _sum_products(jnp.concatenate([inputs, before], axis=-1), of_inputs)
+        of_input_kernel, of_recurrent_kernel = jnp.split(of_both, [inputs.shape[-1]])
     else:
-        of_kernels = [_sum_products(inputs, of_inputs), _sum_products(before, of_state)]
+        of_input_kernel, of_recurrent_kernel = _sum_products(inputs, of_inputs), _sum_products(before, of_state)
     of_bias = _widen(of_inputs).sum((0, 1))
     of_recurrent_bias = None if weights.recurrent_bias is None else _widen(of_state).sum((0, 1))
     input_gradient = _multiply(of_inputs, weights.input_kernel.T)
-    weight_gradients = RecurrentWeights(*of_kernels, of_bias, of_recurrent_bias)
+    weight_gradients = RecurrentWeights(of_input_kernel, of_recurrent_kernel, of_bias, of_recurrent_bias)
     initial_gradient = tuple(map(layout.turn, state_gradient))
     return *_cast((weight_gradients, input_gradient, initial_gradient), inputs.dtype), None
 
