@@ -73,18 +73,21 @@ def list_cases() -> list[Case]:
     """Lists an operation and shape class each, all of one call's work in milliseconds rather than seconds.
 
     Returns:
-        The cases; operations that the library does not have are not among them.
+        The cases.
 
     Example:
         >>> sorted({case.op for case in list_cases()})[:2]
         ['attention', 'conv2d']
     """
-    cases = [
+    return [
         _conv("few channels", (8, 112, 112, 3), (3, 3, 3, 32)),
         _conv("middle channels", (8, 56, 56, 32), (3, 3, 32, 64)),
         _conv("many channels", (8, 28, 28, 128), (3, 3, 128, 128)),
         _conv("strides", (8, 56, 56, 32), (3, 3, 32, 64), strides=(2, 2)),
         _conv("pointwise", (8, 28, 28, 128), (1, 1, 128, 256)),
+        _pooled_conv("few channels", (8, 112, 112, 3), (3, 3, 3, 32)),
+        _pooled_conv("middle channels", (8, 56, 56, 32), (3, 3, 32, 64)),
+        _pooled_conv("many channels", (8, 28, 28, 128), (3, 3, 128, 128)),
         Case(op="max_pool2d", shape_class="large", shapes={"images": (8, 112, 112, 32)}),
         Case(op="max_pool2d", shape_class="small", shapes={"images": (8, 28, 28, 128)}),
         *[_recurrent(op, "batch 1", 1, 64, 256) for op in ("lstm", "gru", "elman")],
@@ -93,7 +96,6 @@ def list_cases() -> list[Case]:
         _attention("long", (1, 512, 8, 64), 512),
         _attention("one head", (8, 100, 1, 512), 100),
     ]
-    return [case for case in cases if hasattr(ops, case.op)]
 
 
 def draw_cases(count: int, seed: int, largest: int) -> list[Case]:
@@ -119,14 +121,16 @@ def _draw(random: np.random.Generator, largest: int) -> Case:
     def below(high: int, low: int = 1) -> int:
         return int(random.integers(low, max(low + 1, high + 1)))
 
-    op = str(random.choice(["conv2d", "max_pool2d", "lstm", "gru", "elman", "attention"]))
-    if op in ("conv2d", "max_pool2d"):
+    op = str(random.choice(_DRAWN))
+    if op.startswith(("conv2d", "max_pool2d")):
         sides, channels = (below(largest, 6), below(largest, 6)), below(largest)
         images = (below(12), *sides, channels)
         if op == "max_pool2d":
             return Case(op=op, shape_class="random", shapes={"images": images})
         size = int(random.choice([1, 3, 5]))
         strides = (2, 2) if random.random() < 0.25 else (1, 1)
+        if op == "conv2d_relu_max_pool":
+            return _pooled_conv("random", images, (size, size, channels, below(largest)))
         padding = str(random.choice(["SAME", "VALID"]))
         return _conv("random", images, (size, size, channels, below(largest)), strides=strides, padding=padding)
     if op == "attention":
@@ -147,6 +151,11 @@ def _conv(
     return Case(op="conv2d", shape_class=shape_class, shapes=shapes, settings={"strides": strides, **settings})
 
 
+def _pooled_conv(shape_class: str, images: tuple[int, ...], kernel: tuple[int, ...]) -> Case:
+    shapes = {"images": images, "kernel": kernel, "bias": kernel[3:]}
+    return Case(op="conv2d_relu_max_pool", shape_class=shape_class, shapes=shapes, settings={"padding": "VALID"})
+
+
 def _recurrent(op: str, shape_class: str, batch: int, length: int, features: int) -> Case:
     width = features * {"lstm": 4, "gru": 3, "elman": 1}[op]
     shapes: dict[str, tuple[int, ...]] = {
@@ -165,6 +174,8 @@ def _attention(shape_class: str, query: tuple[int, ...], keys: int) -> Case:
     return Case(op="attention", shape_class=shape_class, shapes={"query": query, "key": key, "value": key})
 
 
+_DRAWN = ("conv2d", "conv2d_relu_max_pool", "max_pool2d", "lstm", "gru", "elman", "attention")
+
 _READ: dict[str, Callable[[Any], jax.Array]] = {
     "lstm": lambda output: output.outputs,
     "gru": lambda output: output.outputs,
@@ -177,9 +188,13 @@ def _plain_conv2d(arrays: Arrays, settings: Mapping[str, Any]) -> jax.Array:
     numbers = ("NHWC", "HWIO", "NHWC")
     padding = settings.get("padding", "SAME")
     outputs = lax.conv_general_dilated(
-        arrays["images"], arrays["kernel"], settings["strides"], padding, dimension_numbers=numbers
+        arrays["images"], arrays["kernel"], settings.get("strides", (1, 1)), padding, dimension_numbers=numbers
     )
     return outputs + arrays["bias"]
+
+
+def _plain_conv2d_relu_max_pool(arrays: Arrays, settings: Mapping[str, Any]) -> jax.Array:
+    return nn.max_pool(nn.relu(_plain_conv2d(arrays, settings)), (2, 2), (2, 2))
 
 
 def _plain_max_pool2d(arrays: Arrays, settings: Mapping[str, Any]) -> jax.Array:
@@ -234,6 +249,7 @@ _PARAMETERS: dict[str, Callable[[Arrays], dict[str, Any]]] = {
 
 _PLAIN: dict[str, Any] = {
     "conv2d": _plain_conv2d,
+    "conv2d_relu_max_pool": _plain_conv2d_relu_max_pool,
     "max_pool2d": _plain_max_pool2d,
     "attention": _plain_attention,
     **{kind: partial(_plain_recurrence, kind) for kind in _PARAMETERS},
