@@ -138,9 +138,10 @@ def _roofline(results: Results, groups: dict[str, list[Record]]) -> Any:
         axes.scatter(place, record.achieved_tflops, color=color, label=legend, s=28, alpha=0.85)
     shown = [(key, group) for key, group in groups.items() if key in results.intensities]
     for letter, (key, group) in zip(string.ascii_letters, shown, strict=False):
-        best = max(record.achieved_tflops or 0.0 for record in group)
-        if best:
-            axes.annotate(letter, (results.intensities[key], best), (0, 6), textcoords="offset points", ha="center")
+        reached = [record.achieved_tflops for record in group if record.achieved_tflops]
+        if reached:
+            place = results.intensities[key], min(reached)
+            axes.annotate(letter, place, (0, -16), textcoords="offset points", ha="center")
             axes.scatter([], [], marker=f"${letter}$", color="black", label=_label(group[0]).replace("\n", ", "))
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("operations for each byte of inputs and weights")
