@@ -140,8 +140,8 @@ def _roofline(results: Results, groups: dict[str, list[Record]]) -> Any:
     for letter, (key, group) in zip(string.ascii_letters, shown, strict=False):
         reached = [record.achieved_tflops for record in group if record.achieved_tflops]
         if reached:
-            place = results.intensities[key], min(reached)
-            axes.annotate(letter, place, (0, -16), textcoords="offset points", ha="center")
+            lowest = results.intensities[key], min(reached)
+            axes.annotate(letter, lowest, (0, -16), textcoords="offset points", ha="center")
             axes.scatter([], [], marker=f"${letter}$", color="black", label=_label(group[0]).replace("\n", ", "))
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("operations for each byte of inputs and weights")
