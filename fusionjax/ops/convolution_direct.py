@@ -8,8 +8,10 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from fusionjax.ops.convolution_taps import Pads
+from fusionjax.ops.micro_batches import sum_micro_batches
 from fusionjax.ops.pooling_codes import largest_after_relu
 
+_EXAMPLES_PER_STEP = 2  # of the gradient for the kernel; measured on a CPU
 MOST_TERMS = (
     48  # of an output's sum: each is a multiplication in the loop's body, so compilation and registers limit it
 )
@@ -72,6 +74,17 @@ def patches_kernel_gradient(images: Array, codes: Array, gradient: Array, shape:
         `[kernel_height, kernel_width, channels, features]`, float32.
     """
     height, width, channels, features = shape
+    # [rows of a patch, its columns, channels, 2, 2, features]
+    product = sum_micro_batches(
+        lambda *parts: _multiply_patches(*parts, shape=shape, pads=pads), (images, codes, gradient), _EXAMPLES_PER_STEP
+    )
+    by_place = product.reshape(height + 1, -1, channels, 2, 2, features)
+    places = [by_place[top : top + height, left : left + width, :, top, left] for top in (0, 1) for left in (0, 1)]
+    return reduce(add, places)
+
+
+def _multiply_patches(images: Array, codes: Array, gradient: Array, *, shape: tuple[int, ...], pads: Pads) -> Array:
+    height, width, channels, features = shape
     rows, columns = gradient.shape[1:3]
     pairs = _pairs_of_pixels(images, shape, pads)
     pairs = pairs.reshape(*pairs.shape[:4], 2 * channels)
@@ -82,18 +95,14 @@ def patches_kernel_gradient(images: Array, codes: Array, gradient: Array, shape:
     ]
     # [batch, rows, columns, (kernel_height + 1) * even columns * channels]
     patches = jnp.concatenate(parts, -1)
-    codes_of_places = jnp.arange(4, dtype=jnp.uint8)[:, None]
-    spread = jnp.where(codes.reshape(-1, 1, features) == codes_of_places, gradient.reshape(-1, 1, features), 0)
-    product = jnp.einsum(
+    places = jnp.arange(4, dtype=jnp.uint8)[:, None]
+    spread = jnp.where(codes.reshape(-1, 1, features) == places, gradient.reshape(-1, 1, features), 0)
+    return jnp.einsum(
         "np,nq->pq",
         patches.reshape(-1, patches.shape[-1]),
         spread.reshape(-1, 4 * features),
         preferred_element_type=jnp.promote_types(gradient.dtype, jnp.float32),
     )
-    # [rows of a patch, its columns, channels, 2, 2, features]
-    by_place = product.reshape(height + 1, -1, channels, 2, 2, features)
-    places = [by_place[top : top + height, left : left + width, :, top, left] for top in (0, 1) for left in (0, 1)]
-    return reduce(add, places)
 
 
 def _count_windows(images: Array, shape: tuple[int, ...], pads: Pads) -> tuple[int, int]:

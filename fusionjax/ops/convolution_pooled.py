@@ -23,6 +23,7 @@ from fusionjax.ops.pooling_codes import NO_PLACE, largest_after_relu, spread_by_
 _OUTPUTS_PER_STEP = 3 << 19
 # Below so many channels or features the transforms of Winograd's filtering cost more than they save.
 _FEWEST_FOR_WINOGRAD = 16
+_FEWEST_FOR_IMAGE_GRADIENT = 64  # channels of the image
 
 
 def conv2d_relu_max_pool(
@@ -195,7 +196,9 @@ def _backward(
         image_gradient = convolution_taps.image_gradient(spread, kernel, (cut[0], cut[1]))
     else:
         kernel_gradient = convolution_winograd.kernel_gradient(images, spread, (cut[0], cut[1]))
-        image_gradient = convolution_winograd.image_gradient(spread, kernel, (cut[0], cut[1]))
+        many = kernel.shape[2] >= _FEWEST_FOR_IMAGE_GRADIENT
+        by_tiles_or_plainly = convolution_winograd.image_gradient if many else convolution_taps.image_gradient
+        image_gradient = by_tiles_or_plainly(spread, kernel, (cut[0], cut[1]))
     return image_gradient, kernel_gradient.astype(kernel.dtype), bias_gradient
 
 
