@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from fusionjax.ops.bias import add_bias
 from fusionjax.ops.implementations import on_platform, select_implementation
+from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.recurrent_cell import RecurrentCell, RecurrentWeights, State
 from fusionjax.ops.recurrent_chunked import recur_in_chunks
 
@@ -65,6 +66,7 @@ def recur(
     arrays = (weights, inputs, tuple(initial_state))
     weights, inputs, initial_state = jax.tree.map(lambda array: array.astype(dtype), arrays)
     mask = None if mask is None else mask.swapaxes(0, 1)
+    weights, inputs, initial_state, mask = vary_together(weights, inputs, initial_state, mask)
     run = recur_in_chunks if implementation == "chunked" else _scan_steps
     outputs, final_state = run(cell, reverse, weights, inputs, initial_state, mask)
     return RecurrentOutput(outputs if time_major else outputs.swapaxes(0, 1), final_state)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AxisType, PartitionSpec
 
 from fusionjax import ops
 from fusionjax.ops import convolution_pooled, convolution_winograd
@@ -89,18 +88,6 @@ def test_several_micro_batches_equal_one(batch, monkeypatch):
             parts = values_and_gradients(function, images, first, second, third)
         for left, right in zip(parts, whole, strict=True):
             assert relative_error(left, right) < 1e-5
-
-
-@pytest.mark.parametrize("implementation", ["direct", "winograd", "separate"])
-def test_shard_map_sums_the_gradients_of_parameters(implementation):
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    images, kernel, bias = draw(6, (8, 11, 9, 3), (3, 3, 3, 5), (5,))
-    call = partial(ops.conv2d_relu_max_pool, implementation=implementation)
-    split, same = PartitionSpec("data"), PartitionSpec()
-    mapped = jax.shard_map(call, mesh=mesh, in_specs=(split, same, same), out_specs=split)
-    actual, expected = (values_and_gradients(function, images, kernel, bias) for function in (mapped, call))
-    for left, right in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", ["direct", "winograd"])
