@@ -19,6 +19,8 @@ class Conv(nn.Module):
         kernel_size: height and width, in pixels.
         strides: steps between outputs, in pixels.
         padding: `"SAME"`, `"VALID"` or `((top, bottom), (left, right))`.
+        dilation: pixels between neighbours in the kernel; 1 for none left out.
+        groups: into which channels and features are cut; as many as channels for a depthwise convolution.
         use_bias: add a bias.
         dtype: dtype of the computation; None for the common one of inputs and parameters.
         param_dtype: dtype of the parameters.
@@ -36,6 +38,8 @@ class Conv(nn.Module):
     kernel_size: tuple[int, int] = (3, 3)
     strides: tuple[int, int] = (1, 1)
     padding: Padding = "SAME"
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
     use_bias: bool = True
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
@@ -55,7 +59,14 @@ class Conv(nn.Module):
         """
         images, kernel, bias = promote_dtype(images, *self.parameters(images.shape[-1]), dtype=self.dtype)
         return conv2d(
-            images, kernel, bias, strides=self.strides, padding=self.padding, implementation=self.implementation
+            images,
+            kernel,
+            bias,
+            strides=self.strides,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            implementation=self.implementation,
         )
 
     @nn.compact
@@ -66,9 +77,9 @@ class Conv(nn.Module):
             channels: of the images.
 
         Returns:
-            The kernel `[kernel_height, kernel_width, channels, features]`, and the bias `[features]` or None.
+            The kernel `[kernel_height, kernel_width, channels / groups, features]`, and the bias `[features]` or None.
         """
-        shape = (*self.kernel_size, channels, self.features)
+        shape = (*self.kernel_size, channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         if not self.use_bias:
             return kernel, None

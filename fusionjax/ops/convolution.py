@@ -23,31 +23,39 @@ def conv2d(
     *,
     strides: tuple[int, int] = (1, 1),
     padding: Padding = "SAME",
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
     implementation: str | None = None,
 ) -> Float[Array, "batch out_height out_width features"]:
     """Convolves images with a kernel, without flipping it, and adds a bias.
 
-    output[b, y, x, o] = bias[o] + sum over i, j, c of image[b, y * stride + i, x * stride + j, c] * kernel[i, j, c, o].
+    output[b, y, x, o] = bias[o] + sum over i, j, c of
+    image[b, y * stride + i * dilation, x * stride + j * dilation, c] * kernel[i, j, c, o].
+
+    With groups, channels and features are cut in as many parts of equal size, and a part of the features sees its part
+    of the channels only; as many groups as channels make a depthwise convolution.
 
     Implementations: `"xla"` is XLA's convolution and the reference. `"taps"` computes the same values, but its
     gradient for the kernel is one matrix product for each kernel row, summed over micro-batches: much faster on a CPU.
-    It needs strides (1, 1). `"winograd"` is Winograd's minimal filtering of tiles of 4x4, with a little more rounding;
-    for kernels 3x3 in float32 with strides (1, 1). Neither has a forward-mode derivative (`jax.jvp`). None means
-    `"taps"` on a CPU where it applies, otherwise `"xla"`.
+    `"winograd"` is Winograd's minimal filtering of tiles of 4x4, with a little more rounding; for kernels 3x3 in
+    float32. Both need strides and dilation (1, 1) and one group, and have no forward-mode derivative (`jax.jvp`). None
+    means `"taps"` on a CPU where it applies, otherwise `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.
-        kernel: `[kernel_height, kernel_width, channels, features]`.
+        kernel: `[kernel_height, kernel_width, channels / groups, features]`.
         bias: `[features]`, or None for none.
         strides: steps between outputs, in pixels, vertically and horizontally.
         padding: `"SAME"`, `"VALID"`, or zeros to add as `((top, bottom), (left, right))`.
+        dilation: pixels between neighbours in the kernel, vertically and horizontally; 1 for none left out.
+        groups: into which the channels and the features are cut.
         implementation: `"xla"`, `"taps"`, `"winograd"`, or None to choose.
 
     Returns:
         `[batch, out_height, out_width, features]`, in the common dtype of the images and the kernel.
 
     Raises:
-        ValueError: ranks, channels, bias, strides, padding or the name of the implementation do not fit.
+        ValueError: a shape or an option does not fit, or there is no implementation of that name.
         NotImplementedError: the named implementation cannot serve this call.
 
     Example:
@@ -56,33 +64,50 @@ def conv2d(
         Array([[27., 27.],
                [27., 27.]], dtype=float32)
     """
-    check_convolution("conv2d", images, kernel, bias)
-    if min(strides) < 1:
-        raise ValueError(f"strides must be at least 1; got {strides}. Use (1, 1) to keep every output.")
-    pads = resolve_padding(padding, images.shape[1:3], kernel.shape[:2], strides)
-    obstacle = None if tuple(strides) == (1, 1) else f"it needs strides (1, 1); got {tuple(strides)}"
-    preferred = "taps" if on_platform("cpu") else "xla"
+    check_convolution("conv2d", images, kernel, bias, groups)
+    for name, steps in (("strides", strides), ("dilation", dilation)):
+        if min(steps) < 1:
+            raise ValueError(f"{name} must be at least 1; got {steps}. Use (1, 1) for neighbouring pixels.")
+    reach = [(size - 1) * step + 1 for size, step in zip(kernel.shape[:2], dilation, strict=True)]
+    pads = resolve_padding(padding, images.shape[1:3], reach, strides)
     dtype = jnp.result_type(images, kernel)
     images, kernel = images.astype(dtype), kernel.astype(dtype)
+    obstacle = _obstacle_of_options(strides, dilation, groups)
     obstacles = {"xla": None, "taps": obstacle, "winograd": obstacle or winograd_obstacle(kernel)}
-    chosen = select_implementation("conv2d", implementation, obstacles, preferred)
+    chosen = select_implementation("conv2d", implementation, obstacles, "taps" if on_platform("cpu") else "xla")
     if chosen == "taps":
         outputs = conv2d_taps(*vary_together(images, kernel), pads)
     elif chosen == "winograd":
         outputs = conv2d_winograd(*vary_together(images, kernel), pads)
     else:
-        outputs = lax.conv_general_dilated(images, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        outputs = lax.conv_general_dilated(
+            images,
+            kernel,
+            strides,
+            pads,
+            rhs_dilation=dilation,
+            feature_group_count=groups,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
     return outputs if bias is None else add_bias(outputs, bias.astype(dtype))
 
 
-def check_convolution(operation: str, images: Array, kernel: Array, bias: Array | None) -> None:
+def _obstacle_of_options(strides: Sequence[int], dilation: Sequence[int], groups: int) -> str | None:
+    for name, steps in (("strides", strides), ("dilation", dilation)):
+        if tuple(steps) != (1, 1):
+            return f"it needs {name} (1, 1); got {tuple(steps)}"
+    return None if groups == 1 else f"it needs one group; got {groups}"
+
+
+def check_convolution(operation: str, images: Array, kernel: Array, bias: Array | None, groups: int = 1) -> None:
     """Raises a ValueError that names the first shape that does not fit.
 
     Args:
         operation: the operation's name, for messages.
         images: `[batch, height, width, channels]`.
-        kernel: `[kernel_height, kernel_width, channels, features]`.
+        kernel: `[kernel_height, kernel_width, channels / groups, features]`.
         bias: `[features]` or None.
+        groups: into which the channels and the features are cut.
 
     Raises:
         ValueError: a shape does not fit.
@@ -92,10 +117,15 @@ def check_convolution(operation: str, images: Array, kernel: Array, bias: Array 
             f"{operation} takes images [batch, height, width, channels] and a kernel [height, width, channels, "
             f"features]; got {images.shape} and {kernel.shape}. Add the missing axes, such as images[None]."
         )
-    if images.shape[3] != kernel.shape[2]:
+    if groups < 1 or images.shape[3] % groups or kernel.shape[3] % groups:
         raise ValueError(
-            f"the kernel must take the images' {images.shape[3]} channels on its third axis; got {kernel.shape}. "
-            "Images are [batch, height, width, channels]."
+            f"groups must divide the {images.shape[3]} channels and the {kernel.shape[3]} features; got {groups}. "
+            "Choose a common divisor, or 1."
+        )
+    if images.shape[3] != kernel.shape[2] * groups:
+        raise ValueError(
+            f"the kernel must take the images' {images.shape[3]} channels, of {groups} groups, on its third axis; "
+            f"got {kernel.shape}. Images are [batch, height, width, channels]."
         )
     if bias is not None and bias.shape != kernel.shape[3:]:
         raise ValueError(

@@ -64,6 +64,15 @@ def _convolutions():
         1,
     )
 
+    for strides, dilation, groups in (((2, 1), (1, 2), 1), ((1, 1), (1, 1), 3), ((1, 2), (2, 1), 3)):
+        yield Case(
+            f"conv2d-strides{strides}-dilation{dilation}-groups{groups}",
+            partial(ops.conv2d, padding=((1, 2), (0, 3)), strides=strides, dilation=dilation, groups=groups),
+            partial(references.convolve, pads=((1, 2), (0, 3)), strides=strides, dilation=dilation, groups=groups),
+            ((8, 11, 7, 3), (3, 2, 3 // groups, 6), (6,)),
+            1,
+        )
+
 
 def _pooled_convolutions():
     for implementation, kernel, padding, pads in (

@@ -4,16 +4,19 @@ import jax
 import jax.numpy as jnp
 
 
-def convolve(images, kernel, bias, pads, strides=(1, 1)):
+def convolve(images, kernel, bias, pads, strides=(1, 1), dilation=(1, 1), groups=1):
     images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    height = (images.shape[1] - kernel.shape[0]) // strides[0] + 1
-    width = (images.shape[2] - kernel.shape[1]) // strides[1] + 1
-    total = jnp.broadcast_to(bias, (images.shape[0], height, width, kernel.shape[3]))
-    for top in range(kernel.shape[0]):
-        for left in range(kernel.shape[1]):
-            shifted = images[:, top :: strides[0], left :: strides[1]][:, :height, :width]
-            total += shifted @ kernel[top, left]
-    return total
+    height = (images.shape[1] - (kernel.shape[0] - 1) * dilation[0] - 1) // strides[0] + 1
+    width = (images.shape[2] - (kernel.shape[1] - 1) * dilation[1] - 1) // strides[1] + 1
+    parts = []
+    for part, weights in zip(jnp.split(images, groups, 3), jnp.split(kernel, groups, 3), strict=True):
+        total = 0
+        for top in range(kernel.shape[0]):
+            for left in range(kernel.shape[1]):
+                shifted = part[:, top * dilation[0] :: strides[0], left * dilation[1] :: strides[1]]
+                total += shifted[:, :height, :width] @ weights[top, left]
+        parts.append(total)
+    return jnp.concatenate(parts, -1) + bias
 
 
 def convolve_and_pool(images, kernel, bias, pads):

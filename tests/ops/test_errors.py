@@ -21,9 +21,12 @@ def recurrent(**changes):
     ("call", "match"),
     [
         (lambda: ops.conv2d(IMAGES[0], KERNEL), r"takes images \[batch.*got \(7, 5, 3\) and"),
-        (lambda: ops.conv2d(IMAGES[..., :2], KERNEL), r"must take the images' 2 channels.*got \(3, 3, 3, 2\)"),
+        (lambda: ops.conv2d(IMAGES[..., :2], KERNEL), r"must take the images' 2 channels, .*got \(3, 3, 3, 2\)"),
         (lambda: ops.conv2d(IMAGES, KERNEL, ones(3)), r"bias must have shape .*\(2,\); got \(3,\)"),
         (lambda: ops.conv2d(IMAGES, KERNEL, strides=(0, 1)), r"strides must be at least 1; got \(0, 1\)"),
+        (lambda: ops.conv2d(IMAGES, KERNEL, dilation=(1, 0)), r"dilation must be at least 1; got \(1, 0\)"),
+        (lambda: ops.conv2d(IMAGES, KERNEL, groups=3), "divide the 3 channels and the 2 features; got 3"),
+        (lambda: ops.conv2d(IMAGES[..., :2], KERNEL, groups=2), r"2 channels, of 2 groups, .*got \(3, 3, 3, 2\)"),
         (lambda: ops.conv2d(IMAGES, KERNEL, padding="FULL"), "padding must be .*got 'FULL'"),
         (lambda: ops.conv2d(IMAGES, KERNEL, padding=(1, 2)), r"padding must be .*got \(1, 2\)"),
         (lambda: ops.conv2d(IMAGES[:, :2], KERNEL, padding="VALID"), "padded height must be .* 3; got 2"),
@@ -63,6 +66,14 @@ def test_value_errors(call, match):
     ("call", "match"),
     [
         (lambda: ops.conv2d(IMAGES, KERNEL, strides=(2, 1), implementation="taps"), r"strides \(1, 1\); got \(2, 1\)"),
+        (
+            lambda: ops.conv2d(IMAGES, KERNEL, dilation=(1, 2), implementation="taps"),
+            r"dilation \(1, 1\); got \(1, 2\)",
+        ),
+        (
+            lambda: ops.conv2d(IMAGES, ones((3, 3, 1, 3)), groups=3, implementation="taps"),
+            "needs one group; got 3",
+        ),
         (lambda: ops.conv2d(IMAGES, ones((5, 3, 3, 2)), implementation="winograd"), "kernels 3x3; got 5x3"),
         (lambda: ops.conv2d(IMAGES, KERNEL, strides=(2, 1), implementation="winograd"), r"strides \(1, 1\); got"),
         (
