@@ -4,6 +4,7 @@ from fusionjax.ops.additive_attention import additive_attention
 from fusionjax.ops.attention import AttentionOutput, attention, masked_softmax
 from fusionjax.ops.bias import add_bias
 from fusionjax.ops.convolution import conv2d
+from fusionjax.ops.convolution_1d import conv1d
 from fusionjax.ops.convolution_pooled import conv2d_relu_max_pool, conv2d_relu_max_pool_stages
 from fusionjax.ops.elman import elman, elman_step
 from fusionjax.ops.gru import gru, gru_step
@@ -20,6 +21,7 @@ __all__ = [
     "additive_attention",
     "attention",
     "combine_masks",
+    "conv1d",
     "conv2d",
     "conv2d_relu_max_pool",
     "conv2d_relu_max_pool_stages",
