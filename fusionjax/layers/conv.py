@@ -19,13 +19,13 @@ class Conv(nn.Module):
         kernel_size: height and width, in pixels.
         strides: steps between outputs, in pixels.
         padding: `"SAME"`, `"VALID"` or `((top, bottom), (left, right))`.
-        dilation: pixels between neighbours in the kernel; 1 for none left out.
-        groups: into which channels and features are cut; as many as channels for a depthwise convolution.
         use_bias: add a bias.
         dtype: dtype of the computation; None for the common one of inputs and parameters.
         param_dtype: dtype of the parameters.
         kernel_init: initializer of the kernel; the bias starts at zero.
         implementation: see `fusionjax.ops.conv2d`.
+        dilation: pixels between neighbours in the kernel; 1 for none left out.
+        groups: into which channels and features are cut; as many as channels for a depthwise convolution.
 
     Example:
         >>> images = jnp.ones((2, 8, 8, 3))
@@ -38,13 +38,13 @@ class Conv(nn.Module):
     kernel_size: tuple[int, int] = (3, 3)
     strides: tuple[int, int] = (1, 1)
     padding: Padding = "SAME"
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
     use_bias: bool = True
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     kernel_init: Initializer = nn.initializers.lecun_normal()
     implementation: str | None = None
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
 
     def __call__(
         self, images: Float[Array, "batch height width channels"]

@@ -35,7 +35,8 @@ def relative_error(actual, expected):
 pads = st.tuples(st.integers(0, 3), st.integers(0, 3))
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@pytest.mark.slow
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     implementation=st.sampled_from(["direct", "winograd", "separate"]),
     batch=st.integers(1, 3),
@@ -56,6 +57,7 @@ def test_random_shapes_equal_the_reference(implementation, batch, size, kernel_s
         assert relative_error(left, right) < 1e-5
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     size=st.tuples(st.integers(3, 19), st.integers(3, 19)), channels=st.integers(1, 17), padding=st.tuples(pads, pads)
@@ -71,6 +73,7 @@ def test_winograd_on_random_shapes_equals_the_reference(size, channels, padding)
 
 
 @pytest.mark.parametrize("batch", [7, 19])
+@pytest.mark.slow
 def test_several_micro_batches_equal_one(batch, monkeypatch):
     images, first, second, third = draw(5, (batch, 23, 19, 3), (3, 3, 3, 5), (3, 3, 5, 7), (7,))
 
@@ -91,6 +94,7 @@ def test_several_micro_batches_equal_one(batch, monkeypatch):
 
 
 @pytest.mark.parametrize("implementation", ["direct", "winograd"])
+@pytest.mark.slow
 def test_second_derivatives_equal_the_reference(implementation):
     images, kernel, bias = draw(7, (2, 9, 8, 2), (3, 3, 2, 3), (3,))
 

@@ -85,7 +85,8 @@ def test_chunks_equal_the_scan(name, length, reverse, mask):
     close(values_and_gradients(name, arguments, cotangents, implementation="chunked", **options), expected)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@pytest.mark.slow
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from(list(GATES)),
     sizes=st.tuples(st.integers(1, 5), st.integers(1, 23), st.integers(1, 6), st.integers(1, 6)),
@@ -127,6 +128,7 @@ def test_elman_with_relu(implementation):
 
 @every_cell
 @pytest.mark.usefixtures("layout")
+@pytest.mark.slow
 def test_second_derivatives(name):
     arguments, cotangents = draw(name, 3, 2, 7, 5)
     directions, _ = draw(name, 3, 2, 7, 5, seed=1)
