@@ -117,6 +117,8 @@ def test_gradients_equal_finite_differences(case: Case) -> None:
         pytest.skip("part of the gradient is stopped by design")
     start, others = _split(case.variables, case.row.inputs)
     weights, step = {name: _weights(value) for name, value in case.outputs.items()}, np.float32(1e-3)
+    # What rounding of the outputs alone can make of the quotient; gradients are mostly above one.
+    noise = np.finfo(np.float32).eps * sum(np.abs(case.outputs[name] * weights[name]).sum() for name in weights) / step
     for place, gradient in enumerate(jax.device_get(case.gradients(start, others)[0])):
         assert np.isfinite(gradient).all()
         signs, ends = _signs(gradient), []
@@ -127,7 +129,7 @@ def test_gradients_equal_finite_differences(case: Case) -> None:
             ends.append(sum(np.sum(np.float64(outputs[name]) * weights[name]) for name in weights))
         slope, expected = (ends[0] - ends[1]) / (2 * step), np.sum(gradient * signs)
         size = np.linalg.norm(gradient.ravel())
-        assert abs(slope - expected) <= 0.04 * size + 1e-2, f"argument {place} of shape {gradient.shape}"
+        assert abs(slope - expected) <= 0.04 * size + max(noise, 1e-2), f"argument {place} of shape {gradient.shape}"
 
 
 def _split(variables: Any, inputs: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
