@@ -5,9 +5,9 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from fusionjax.benchmarks.options import OpsOptions, require_known
 from fusionjax.benchmarks.record import Record
 from fusionjax.benchmarks.results import Results, group_key
 from fusionjax.benchmarks.tune import best_choices, write_choices
+from fusionjax.ops.choices import choices_path, jax_minor_version
 
 # A sample repeats a call until so many milliseconds are over.
 SAMPLE_MS = 5.0
@@ -45,16 +46,26 @@ def bench_ops(options: OpsOptions) -> Results:
     cases = [case for case in cases if not options.ops or case.op in options.ops]
     known = [name for case in cases for name in case.implementations()]
     require_known("the implementations", options.implementations, dict.fromkeys(known))
-    records = []
+    measured = []
     for case in cases:
         names = [name for name in case.implementations() if _is_chosen(name, options.implementations)]
-        records += _measure_both(case, [None, *names], options)
-    drawn = draw_cases(options.random_shapes, options.seed, options.largest)
-    for case in drawn:
-        records += _measure_both(case, [None], options)
+        measured += _measure_both(case, [None, *names], options)
     if options.tune:
-        write_choices(options.tune, best_choices(records, jax.default_backend()))
-    return Results(records=records, notes=_worst_lines(records))
+        write_choices(options.tune, best_choices(measured, jax.default_backend()))
+    drawn = draw_cases(options.random_shapes, options.seed, options.largest)
+    records = [*measured, *[record for case in drawn for record in _measure_both(case, [None], options)]]
+    return Results(records=records, notes=[*_choice_lines([*cases, *drawn], options.dtype), *_worst_lines(records)])
+
+
+def _choice_lines(cases: Sequence[Case], dtype: str) -> list[str]:
+    selections = dict.fromkeys(case.selection(dtype) for case in cases)
+    lines = ["what the operations choose:"]
+    for op, shape_class, _, implementation, choice in sorted(selections, key=lambda each: (each.op, str(each[1]))):
+        why = f"measured, {choice.gain:.2f} times as fast as xla" if choice else "by rule, not measured"
+        lines.append(f"  {op}, {shape_class}, {dtype}: {implementation} ({why})")
+    table = choices_path()
+    where = f"{jax.default_backend()}, jax {jax_minor_version()}"
+    return [*lines, f"Rows for {where} in {table}. To measure them anew: fusionjax bench ops --tune {table}"]
 
 
 def _worst_lines(records: list[Record]) -> list[str]:
@@ -88,7 +99,7 @@ def worst_ratio(records: list[Record], *, drawn: bool = True) -> tuple[float, Re
         for record in records
         if record.contender == "fusionjax"
         and record.implementation == "default"
-        and record.workload.endswith("random") == drawn
+        and record.workload.endswith(", random") == drawn
         and record.median_ms
         and plain[group_key(record)].median_ms
     ]
@@ -100,42 +111,51 @@ def _is_chosen(name: str, chosen: tuple[str, ...]) -> bool:
 
 
 def _measure_both(case: Case, implementations: list[str | None], options: OpsOptions) -> list[Record]:
-    return [
-        record
-        for train in (False, True)
-        for record in _measure(case, implementations, train=train, repeats=options.repeats, dtype=options.dtype)
-    ]
+    both = [_compile(case, implementations, train=train, dtype=options.dtype) for train in (False, True)]
+    return [record for compiled in both for record in _time(compiled, options.repeats)]
 
 
-def _measure(case: Case, implementations: list[str | None], *, train: bool, repeats: int, dtype: str) -> list[Record]:
-    arrays = case.arrays(dtype)
+class _Compiled(NamedTuple):
+    """A case in one direction, by `plain`, `default` and names of implementations."""
+
+    case: Case
+    workload: str
+    dtype: str
+    names: list[str]
+    runs: dict[str, Callable[[], Any]]
+    first_ms: dict[str, float]
+    errors: dict[str, str]
+
+
+def _compile(case: Case, implementations: list[str | None], *, train: bool, dtype: str) -> _Compiled:
+    direction, suffix = "train" if train else "forward", ", random" if case.is_random else ""
+    workload = f"{case.op}-{direction}, {case.selection(dtype).shape_class}{suffix}"
     functions = {"plain": case.plain(), **{name or "default": case.ours(name) for name in implementations}}
-    ready: dict[str, Callable[[], Any]] = {}
-    first_ms: dict[str, float] = {}
-    errors: dict[str, str] = {}
+    compiled = _Compiled(case, workload, dtype, list(functions), {}, {}, {})
+    arrays = case.arrays(dtype)
     outputs: dict[str, list[np.ndarray]] = {}
     for name, function in functions.items():
-        compiled = jax.jit(_trained(function) if train else function)
+        run = jax.jit(_trained(function) if train else function)
         start = time.perf_counter()
         try:
-            found = jax.block_until_ready(compiled(arrays))
+            found = jax.block_until_ready(run(arrays))
         except NotImplementedError as error:
-            errors[name] = " ".join(str(error).split())
+            compiled.errors[name] = " ".join(str(error).split())
             continue
-        first_ms[name] = 1000 * (time.perf_counter() - start)
+        compiled.first_ms[name] = 1000 * (time.perf_counter() - start)
         outputs[name] = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(found)]
-        ready[name] = partial(_call, compiled, arrays)
+        compiled.runs[name] = partial(_call, run, arrays)
     for name, found_outputs in outputs.items():
         difference = _difference(found_outputs, outputs["plain"])
         if not difference <= _TOLERANCE[dtype]:
-            errors[name] = f"its outputs differ by {difference:.1e} from those of plain Flax"
-    samples = alternate(ready, repeats)
-    workload = f"{case.op}-{'train' if train else 'forward'}, {case.shape_class}"
-    print(f"{workload} {list(case.shapes.values())}", file=sys.stderr, flush=True)
-    return [
-        _record(case, workload, name, dtype, first_ms.get(name), samples.get(name), errors.get(name))
-        for name in functions
-    ]
+            compiled.errors[name] = f"its outputs differ by {difference:.1e} from those of plain Flax"
+    return compiled
+
+
+def _time(compiled: _Compiled, repeats: int) -> list[Record]:
+    samples = alternate(compiled.runs, repeats)
+    print(f"{compiled.workload} {list(compiled.case.shapes.values())}", file=sys.stderr, flush=True)
+    return [_record(compiled, name, samples.get(name)) for name in compiled.names]
 
 
 def _call(compiled: Callable[[Any], Any], arrays: Any) -> None:
@@ -179,35 +199,28 @@ def _difference(outputs: list[np.ndarray], expected: list[np.ndarray]) -> float:
     return max(float(np.linalg.norm(output - each)) / max(norm, floor) for output, each, norm in pairs)
 
 
-def _record(
-    case: Case,
-    workload: str,
-    name: str,
-    dtype: str,
-    first_ms: float | None,
-    samples: list[float] | None,
-    error: str | None,
-) -> Record:
+def _record(compiled: _Compiled, name: str, samples: list[float] | None) -> Record:
+    case = compiled.case
     figures: dict[str, Any] = {}
-    if samples and first_ms is not None:
+    if samples:
         median = statistics.median(samples)
         batch = next(iter(case.shapes.values()))[0]
         figures = {
             "samples_ms": samples,
-            "compile_ms": max(0.0, first_ms - median),
+            "compile_ms": max(0.0, compiled.first_ms[name] - median),
             "median_ms": median,
             "spread_ms": max(samples) - min(samples),
             "examples_per_second": 1000 * batch / median,
         }
     return Record(
         contender="flax" if name == "plain" else "fusionjax",
-        workload=workload,
+        workload=compiled.workload,
         implementation=name,
         device=f"{jax.devices()[0].device_kind} ({platform.machine()})",
         versions={package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "flax")},
         git_revision=git_revision(),
-        dtype=dtype,
+        dtype=compiled.dtype,
         shapes={argument: list(shape) for argument, shape in case.shapes.items()},
-        error=error,
+        error=compiled.errors.get(name),
         **figures,
     )

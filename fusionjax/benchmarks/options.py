@@ -193,7 +193,7 @@ class OpsOptions:
         seed: of the random shapes.
         repeats: samples taken of each implementation, in turn.
         dtype: of the computation.
-        tune: file for a table of the best implementation of each case, as JSON.
+        tune: file for a table of the best implementation of each shape class, as JSON; rows of other operations stay.
         plot: folder to draw figures in.
         save: file for the machine's description and the records, as JSON.
     """

@@ -1,71 +1,102 @@
-"""The best implementation of each operation and shape class, as measured."""
+"""The table of choices: the best implementation of each operation and shape class, as measured."""
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fusionjax.benchmarks.record import Record
+from fusionjax.ops.choices import Choice
+
+REFERENCE = "xla"
+# An implementation serves both directions: what gains in one must not lose more than this in the other,
+MOST_LOSS = 1.1
+# and it must be worth more compilation than the reference.
+LEAST_GAIN = 1.03
+
+Times = dict[str, float]  # milliseconds by implementation
 
 
-def best_choices(records: Sequence[Record], platform: str) -> list[dict[str, Any]]:
-    """Finds the fastest named implementation of each case.
+def best_choices(records: Sequence[Record], platform: str) -> list[Choice]:
+    """Finds the best named implementation of each operation, shape class and dtype, for both directions together.
+
+    An operation does not know whether gradients will be asked for. So of each implementation the times of the forward
+    pass and of training are added up, and compared with the reference's (`"xla"`); over several cases of a class the
+    geometric mean of the ratios counts. The least wins among those that take at most 1.1 times as long as the
+    reference in every case and direction; what gains less than 3 % is left to the reference.
 
     Args:
         records: of `bench ops`, one shape class after another.
         platform: that they were measured on: `cpu`, `gpu` or `tpu`.
 
     Returns:
-        A row for each operation, direction, shape class and dtype: `platform`, `jax` (its minor version), `op`,
-        `direction`, `shape_class`, `dtype`, `implementation`, and `gain`, the second best's time over its own.
+        The rows.
 
     Example:
-        >>> common = {"workload": "conv2d-forward, wide", "dtype": "float32", "shapes": {}}
-        >>> common |= {"versions": {"jax": "0.10.2"}}
-        >>> times = {"taps": 2.0, "xla": 3.0}
-        >>> records = [Record(contender="fusionjax", implementation=n, median_ms=t, **common) for n, t in times.items()]
-        >>> best_choices(records, "cpu")[0]["implementation"], best_choices(records, "cpu")[0]["gain"]
+        >>> times = {"taps": (2.1, 5.9), "xla": (2.0, 10.0)}
+        >>> records = [
+        ...     Record(
+        ...         contender="fusionjax", implementation=name, median_ms=each, dtype="float32", shapes={},
+        ...         workload=f"conv2d-{direction}, strides", versions={"jax": "0.10.2"},
+        ...     )
+        ...     for name, pair in times.items()
+        ...     for each, direction in zip(pair, ("forward", "train"))
+        ... ]
+        >>> best_choices(records, "cpu")[0].implementation, best_choices(records, "cpu")[0].gain
         ('taps', 1.5)
     """
-    groups: dict[tuple[str, str], list[Record]] = {}
+    classes: dict[tuple[str, str, str, str], dict[str, dict[str, Times]]] = {}
     for record in records:
-        named = record.contender == "fusionjax" and record.implementation != "default"
-        if named and record.median_ms and not record.error:
-            groups.setdefault((record.workload, record.dtype), []).append(record)
-    rows = []
-    for (workload, dtype), group in groups.items():
-        times: dict[str, list[float]] = {}
-        for record in group:
-            times.setdefault(record.implementation, []).append(record.median_ms or 0.0)
-        ranked = sorted((statistics.median(values), name) for name, values in times.items())
-        operation, _, shape_class = workload.partition(", ")
+        if record.contender != "fusionjax" or not record.median_ms or record.error:
+            continue
+        operation, _, shape_class = record.workload.partition(", ")
         op, _, direction = operation.rpartition("-")
-        rows.append(
-            {
-                "platform": platform,
-                "jax": ".".join(group[0].versions["jax"].split(".")[:2]),
-                "op": op,
-                "direction": direction,
-                "shape_class": shape_class,
-                "dtype": dtype,
-                "implementation": ranked[0][1],
-                "gain": round(ranked[1][0] / ranked[0][0], 3) if len(ranked) > 1 else None,
-            }
-        )
+        key = ".".join(record.versions["jax"].split(".")[:2]), op, shape_class, record.dtype
+        case = classes.setdefault(key, {}).setdefault(str(record.shapes), {})
+        case.setdefault(direction, {})[record.implementation] = record.median_ms
+    rows = []
+    for key, cases in classes.items():
+        costs = _costs(list(cases.values()))
+        if costs:
+            best = min(costs, key=lambda name: costs[name] * (LEAST_GAIN if name != REFERENCE else 1.0))
+            rows.append(Choice(platform, *key, best, round(1 / costs[best], 3)))
     return rows
 
 
-def write_choices(path: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes the rows as JSON, one a line; those of other platforms and versions in the file are kept.
+def _costs(cases: list[dict[str, Times]]) -> Times:
+    """Returns the time over the reference's, of the implementations that never lose much; empty without a reference."""
+    if not all(len(case) == 2 and all(REFERENCE in times for times in case.values()) for case in cases):
+        return {}
+    names = set.intersection(*[set(times) for case in cases for times in case.values()]) - {"default"}
+    costs = {}
+    for name in sorted(names):
+        losses = [times[name] / times[REFERENCE] for case in cases for times in case.values()]
+        sums = [_total(case, name) / _total(case, REFERENCE) for case in cases]
+        if max(losses) <= MOST_LOSS:
+            costs[name] = statistics.geometric_mean(sums)
+    return costs
+
+
+def _total(case: Mapping[str, Times], name: str) -> float:
+    return sum(times[name] for times in case.values())
+
+
+def write_choices(path: str, rows: Sequence[Choice]) -> None:
+    """Writes the rows as JSON, one a line; those of other platforms, versions, dtypes and operations are kept.
 
     Args:
         path: of the file, which may not be there yet.
         rows: of `best_choices`.
     """
     file = Path(path)
-    new = {(row["platform"], row["jax"], row["dtype"]) for row in rows}
-    before = json.loads(file.read_text()) if file.exists() else []
-    kept = [row for row in before if (row["platform"], row["jax"], row["dtype"]) not in new]
-    lines = ",\n ".join(json.dumps(row) for row in [*kept, *rows])
+    new = [row._asdict() for row in rows]
+    replaced = {_group(row) for row in new}
+    before: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    merged = sorted([row for row in before if _group(row) not in replaced] + new, key=_group)
+    lines = ",\n ".join(json.dumps(row) for row in merged)
     file.write_text(f"[{lines}]\n")
+
+
+def _group(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return row["platform"], row["jax"], row["dtype"], row["op"]

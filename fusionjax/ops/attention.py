@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from fusionjax.ops.attention_packed import attend_packed
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.masks import combine_masks, make_causal_mask
+from fusionjax.ops.shape_classes import attention_class
 
 # Measured on a CPU: for fewer queries the packing costs more than it gains.
 _FEWEST_PACKED_QUERIES = 16
@@ -86,7 +87,10 @@ def attention(
         )
     preferred = "packed" if query.shape[-3] >= _FEWEST_PACKED_QUERIES else "xla"
     preferred = "fused" if on_platform("gpu", "tpu") else preferred
-    chosen = select_implementation("attention", implementation, obstacles, preferred)
+    shape_class, dtype = attention_class(query.shape, key.shape), jnp.result_type(query, key, value)
+    chosen = select_implementation(
+        "attention", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype
+    )
     if chosen == "fused":
         return AttentionOutput(_attend_fused(query, key, value, mask, scale, is_causal), None)
     mask = combine_masks(mask, make_causal_mask(query.shape[-3], key.shape[-3]) if is_causal else None)

@@ -12,6 +12,7 @@ from fusionjax.ops.convolution_taps import Pads, conv2d_taps
 from fusionjax.ops.convolution_winograd import conv2d_winograd, winograd_obstacle
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
+from fusionjax.ops.shape_classes import convolution_class
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -74,7 +75,9 @@ def conv2d(
     images, kernel = images.astype(dtype), kernel.astype(dtype)
     obstacle = _obstacle_of_options(strides, dilation, groups)
     obstacles = {"xla": None, "taps": obstacle, "winograd": obstacle or winograd_obstacle(kernel)}
-    chosen = select_implementation("conv2d", implementation, obstacles, "taps" if on_platform("cpu") else "xla")
+    shape_class = convolution_class(images.shape, kernel.shape, strides=strides, dilation=dilation, groups=groups)
+    preferred = "taps" if on_platform("cpu") else "xla"
+    chosen = select_implementation("conv2d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype)
     if chosen == "taps":
         outputs = conv2d_taps(*vary_together(images, kernel), pads)
     elif chosen == "winograd":

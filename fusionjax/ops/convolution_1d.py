@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from fusionjax.ops.bias import add_bias
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
+from fusionjax.ops.shape_classes import sequence_convolution_class
 
 Padding1D = str | tuple[int, int]
 
@@ -68,8 +69,10 @@ def conv1d(
     pads = _resolve_padding(padding, inputs.shape[1], (kernel.shape[0] - 1) * dilation + 1, strides)
     obstacle = None if groups == 1 else f"it needs one group; got {groups}"
     preferred = "taps" if on_platform("cpu") and inputs.shape[2] == 1 else "xla"
-    chosen = select_implementation("conv1d", implementation, {"xla": None, "taps": obstacle}, preferred)
+    shape_class = sequence_convolution_class(inputs.shape, kernel.shape, groups=groups)
     dtype = jnp.result_type(inputs, kernel)
+    obstacles = {"xla": None, "taps": obstacle}
+    chosen = select_implementation("conv1d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype)
     inputs, kernel = inputs.astype(dtype), kernel.astype(dtype)
     if chosen == "taps":
         outputs = _sum_taps(*vary_together(inputs, kernel), strides, pads, dilation)

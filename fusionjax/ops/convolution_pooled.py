@@ -17,6 +17,7 @@ from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.micro_batches import map_micro_batches
 from fusionjax.ops.pooling import max_pool2d
 from fusionjax.ops.pooling_codes import NO_PLACE, largest_after_relu, spread_by_code, window_places
+from fusionjax.ops.shape_classes import pooled_convolution_class
 
 # Outputs before the pooling of a micro-batch and device. Measured on a CPU: fewer waste the products' set-up, more
 # leave the cache.
@@ -78,9 +79,7 @@ def conv2d_relu_max_pool(
         )
     dtype = jnp.result_type(images, kernel)
     images, kernel, bias = images.astype(dtype), kernel.astype(dtype), bias.astype(dtype)
-    obstacles = {"xla": None, "separate": None, **_obstacles(kernel)}
-    preferred = _preferred(kernel, obstacles) if on_platform("cpu") else "xla"
-    chosen = select_implementation("conv2d_relu_max_pool", implementation, obstacles, preferred)
+    chosen = _choose(images, kernel, implementation)
     if chosen in ("xla", "separate"):
         name = "xla" if chosen == "xla" else None
         return jax.nn.relu(
@@ -132,7 +131,7 @@ def conv2d_relu_max_pool_stages(
     if not on_platform("cpu"):
         return run(images, 0, len(kernels))
     # The direct loop writes nothing but its result, and runs on all cores only over the whole batch.
-    whole = 1 if kernels and _obstacles(kernels[0])["direct"] is None else 0
+    whole = 1 if kernels and _choose(images, kernels[0].astype(jnp.result_type(images, kernels[0]))) == "direct" else 0
     grid = run(images, 0, whole)
     if whole == len(kernels):
         return grid
@@ -142,10 +141,17 @@ def conv2d_relu_max_pool_stages(
     )
 
 
-def _obstacles(kernel: Array) -> dict[str, str | None]:
+def _choose(images: Array, kernel: Array, implementation: str | None = None) -> str:
+    """Returns the implementation to run; the kernel has the dtype of the computation."""
     terms = kernel.shape[0] * kernel.shape[1] * kernel.shape[2]
     direct = None if terms <= MOST_TERMS else f"it takes at most {MOST_TERMS} numbers a feature; got {terms}"
-    return {"direct": direct, "winograd": convolution_winograd.winograd_obstacle(kernel)}
+    winograd = convolution_winograd.winograd_obstacle(kernel)
+    obstacles = {"xla": None, "separate": None, "direct": direct, "winograd": winograd}
+    preferred = _preferred(kernel, obstacles) if on_platform("cpu") else "xla"
+    shape_class = pooled_convolution_class(images.shape, kernel.shape)
+    return select_implementation(
+        "conv2d_relu_max_pool", implementation, obstacles, preferred, shape_class=shape_class, dtype=kernel.dtype
+    )
 
 
 def _preferred(kernel: Array, obstacles: dict[str, str | None]) -> str:

@@ -61,7 +61,7 @@ def elman(
         Elman, "Finding Structure in Time", 1990.
     """
     check_recurrent_shapes("elman", inputs, input_kernel, recurrent_kernel, gates=1, mask=mask, time_major=time_major)
-    chosen = choose_recurrence("elman", implementation, inputs, recurrent_kernel)
+    chosen = choose_recurrence("elman", implementation, inputs, recurrent_kernel, time_major=time_major)
     output = recur(
         _find_cell(activation),
         RecurrentWeights(input_kernel, recurrent_kernel, bias),

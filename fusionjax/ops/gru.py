@@ -65,7 +65,7 @@ def gru(
         Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, arXiv:1406.1078, section 2.3.
     """
     check_recurrent_shapes("gru", inputs, input_kernel, recurrent_kernel, gates=3, mask=mask, time_major=time_major)
-    chosen = choose_recurrence("gru", implementation, inputs, recurrent_kernel)
+    chosen = choose_recurrence("gru", implementation, inputs, recurrent_kernel, time_major=time_major)
     output = recur(
         _CELL,
         RecurrentWeights(input_kernel, recurrent_kernel, bias, recurrent_bias),

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from fusionjax.ops.choices import Choice, Selection, note_selection, read_choices
 
 
 def on_platform(*platforms: str) -> bool:
@@ -11,15 +15,23 @@ def on_platform(*platforms: str) -> bool:
 
 
 def select_implementation(
-    operation: str, implementation: str | None, obstacles: Mapping[str, str | None], preferred: str
+    operation: str,
+    implementation: str | None,
+    obstacles: Mapping[str, str | None],
+    preferred: str,
+    *,
+    shape_class: str | None = None,
+    dtype: DTypeLike | None = None,
 ) -> str:
-    """Returns the implementation to run: the named one, or else the first choice, or else the reference.
+    """Returns the implementation to run: the named one; or else the measured best, the first choice or the reference.
 
     Args:
-        operation: the operation's name, for messages.
+        operation: the operation's name, for messages and the table of choices.
         implementation: what the caller asked for, or None to choose.
         obstacles: for every implementation, the reference first, None where it applies or else why it cannot.
-        preferred: the implementation to choose where it applies.
+        preferred: the implementation to choose where it applies and the table of choices has none that does.
+        shape_class: of the call, of `fusionjax.ops.shape_classes`; None if it has none.
+        dtype: of the computation.
 
     Returns:
         A key of `obstacles`.
@@ -32,9 +44,15 @@ def select_implementation(
         >>> select_implementation("conv2d", None, {"xla": None, "taps": "the strides are (2, 2)"}, "taps")
         'xla'
     """
+    dtype_name = None if dtype is None else str(jnp.dtype(dtype))
+    choice = None
     if implementation is None:
-        return preferred if obstacles[preferred] is None else next(iter(obstacles))
-    if implementation not in obstacles:
+        choice = _find_choice(operation, shape_class, dtype_name)
+        if choice is not None and obstacles.get(choice.implementation, "there is none of this name") is not None:
+            choice = None
+        fallback = preferred if obstacles[preferred] is None else next(iter(obstacles))
+        implementation = fallback if choice is None else choice.implementation
+    elif implementation not in obstacles:
         names = ", ".join(repr(name) for name in obstacles)
         raise ValueError(
             f"{operation} has the implementations {names}; got {implementation!r}. Name one of them, or None to choose."
@@ -45,4 +63,12 @@ def select_implementation(
             f"{operation} with implementation={implementation!r} cannot serve this call: {obstacle}. "
             "Pass implementation=None to choose one that can."
         )
+    note_selection(Selection(operation, shape_class, dtype_name, implementation, choice))
     return implementation
+
+
+def _find_choice(operation: str, shape_class: str | None, dtype: str | None) -> Choice | None:
+    if shape_class is None or dtype is None:
+        return None
+    rows = read_choices().get((operation, shape_class, dtype), ())
+    return next((row for row in rows if on_platform(row.platform)), None)

@@ -83,7 +83,7 @@ def lstm(
     """
     check_recurrent_shapes("lstm", inputs, input_kernel, recurrent_kernel, gates=4, mask=mask, time_major=time_major)
     others = {"cudnn": find_cudnn_obstacle((inputs, input_kernel, recurrent_kernel, bias), mask)}
-    chosen = choose_recurrence("lstm", implementation, inputs, recurrent_kernel, others=others)
+    chosen = choose_recurrence("lstm", implementation, inputs, recurrent_kernel, time_major=time_major, others=others)
     weights = RecurrentWeights(input_kernel, recurrent_kernel, bias)
     run = lstm_cudnn if chosen == "cudnn" else partial(recur, _CELL, mask=mask, implementation=chosen)
     output = run(weights, inputs, initial_state, reverse=reverse, time_major=time_major)

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.pooling_codes import max_pool2d_codes
+from fusionjax.ops.shape_classes import pooling_class
 
 
 def max_pool2d(
@@ -59,7 +60,11 @@ def max_pool2d(
     fits = tuple(window) == (2, 2) == tuple(strides)
     obstacle = None if fits else f"it needs window and strides (2, 2); got {tuple(window)} and {tuple(strides)}"
     preferred = "codes" if on_platform("cpu") else "xla"
-    chosen = select_implementation("max_pool2d", implementation, {"xla": None, "codes": obstacle}, preferred)
+    obstacles = {"xla": None, "codes": obstacle}
+    shape_class = pooling_class(images.shape, window, strides)
+    chosen = select_implementation(
+        "max_pool2d", implementation, obstacles, preferred, shape_class=shape_class, dtype=images.dtype
+    )
     if chosen == "codes":
         return max_pool2d_codes(images)
     return lax.reduce_window(images, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), "VALID")

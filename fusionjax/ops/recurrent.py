@@ -14,6 +14,7 @@ from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.recurrent_cell import RecurrentCell, RecurrentWeights, State
 from fusionjax.ops.recurrent_chunked import recur_in_chunks
+from fusionjax.ops.shape_classes import recurrence_class
 
 # Measured on a CPU: with fewer weights, chunks gain nothing.
 _LEAST_WEIGHTS_FOR_CHUNKS = 2**13
@@ -120,6 +121,7 @@ def choose_recurrence(
     inputs: Float[Array, "first second inputs"],
     recurrent_kernel: Float[Array, "features gates_features"],
     *,
+    time_major: bool = False,
     others: Mapping[str, str | None] = MappingProxyType({}),
 ) -> str:
     """Returns the implementation to run; `select_implementation` for recurrent operations.
@@ -130,6 +132,7 @@ def choose_recurrence(
             a small kernel, otherwise `"xla"`.
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
         recurrent_kernel: `[features, gates * features]`.
+        time_major: the inputs have time first.
         others: implementations beside `"xla"` and `"chunked"`, with None or the reason why one cannot serve.
 
     Returns:
@@ -142,7 +145,11 @@ def choose_recurrence(
     # A single row or step has nothing to share in the products of a chunk.
     is_worth_it = min(inputs.shape[:2]) > 1 and recurrent_kernel.size >= _LEAST_WEIGHTS_FOR_CHUNKS
     preferred = "chunked" if on_platform("cpu") and is_worth_it else "xla"
-    return select_implementation(operation, implementation, {"xla": None, "chunked": None, **others}, preferred)
+    obstacles = {"xla": None, "chunked": None, **others}
+    length, batch = inputs.shape[:2] if time_major else inputs.shape[1::-1]
+    shape_class = recurrence_class(batch, length, recurrent_kernel.shape[0])
+    dtype = jnp.result_type(inputs, recurrent_kernel)
+    return select_implementation(operation, implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype)
 
 
 def check_recurrent_shapes(

@@ -12,11 +12,14 @@ import pytest
 from fusionjax.benchmarks import op_cases, ops
 from fusionjax.benchmarks.op_cases import Case, draw_cases, list_cases
 from fusionjax.benchmarks.options import OpsOptions
-from fusionjax.benchmarks.tune import best_choices
+from fusionjax.benchmarks.record import Record
+from fusionjax.benchmarks.tune import best_choices, write_choices
 from fusionjax.cli import main
+from fusionjax.ops import choices, implementations
+from fusionjax.ops.choices import Choice
 
-POOL = Case(op="max_pool2d", shape_class="tiny", shapes={"images": (2, 6, 7, 3)})
-CONV = op_cases._conv("tiny", (2, 7, 6, 3), (3, 3, 3, 5))
+POOL = Case(op="max_pool2d", shapes={"images": (2, 6, 7, 3)})
+CONV = op_cases._conv((2, 7, 6, 3), (3, 3, 3, 5))
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +28,14 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "list_cases", lambda: [POOL, CONV])
 
 
-@pytest.mark.parametrize("case", list_cases(), ids=lambda case: f"{case.op}-{case.shape_class}")
+# The last of each operation and settings
+CASES = {f"{case.op} {case.settings}": case for case in list_cases()}.values()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op}-{next(iter(case.shapes.values()))}")
 def test_every_case_is_what_plain_jax_computes(case: Case) -> None:
     """Shapes shrunk, for speed; their meaning stays."""
-    small = Case(op=case.op, shape_class="", shapes=shrink(case), settings=case.settings)
+    small = Case(op=case.op, shapes=shrink(case), settings=case.settings)
     arrays = small.arrays("float32")
     expected = small.plain()(arrays)
     np.testing.assert_allclose(small.ours(None)(arrays), expected, rtol=1e-4, atol=1e-4)
@@ -48,6 +55,7 @@ def test_random_cases_run_and_are_those_of_the_seed() -> None:
     cases = draw_cases(40, seed=1, largest=12)
     assert cases == draw_cases(40, seed=1, largest=12) != draw_cases(40, seed=2, largest=12)
     assert {case.op for case in cases} == {
+        "conv1d",
         "conv2d",
         "conv2d_relu_max_pool",
         "max_pool2d",
@@ -80,37 +88,89 @@ def test_records_of_every_implementation(capfd: pytest.CaptureFixture[str], tmp_
     records = json.loads(capfd.readouterr().out)
     saved = json.loads((tmp_path / "ops.json").read_text())
     assert saved["records"] == records and saved["machine"]["cores"] >= 1
-    pooled = [record for record in records if record["workload"] == "max_pool2d-train, tiny"]
+    pooled = [record for record in records if record["workload"] == "max_pool2d-train, 2x2"]
     names = [record["implementation"] for record in pooled]
     assert names[:2] == ["plain", "default"] and set(names[2:]) == set(POOL.implementations())
     assert [record["contender"] for record in pooled[:2]] == ["flax", "fusionjax"]
     assert all(len(record["samples_ms"]) == 2 and record["error"] is None for record in pooled)
     assert records[-1]["workload"].endswith(", random")
     rows = json.loads(file.read_text())
-    assert [(row["op"], row["direction"]) for row in rows] == [
-        (op, direction) for op in ("max_pool2d", "conv2d") for direction in ("forward", "train")
+    assert [(row["op"], row["shape_class"]) for row in rows] == [
+        (case.op, case.selection("float32").shape_class) for case in (CONV, POOL)
     ]
     assert all(row["platform"] == "cpu" and row["jax"] == ".".join(jax.__version__.split(".")[:2]) for row in rows)
-    assert rows[0]["implementation"] in POOL.implementations()
+    assert rows[1]["implementation"] in POOL.implementations()
 
 
 def test_the_table_and_the_worst_ratios(capfd: pytest.CaptureFixture[str]) -> None:
     words = ["--repeats", "1", "--random-shapes", "1", "--largest", "8", "--implementations", "xla", "--ops", "conv2d"]
     assert main(["bench", "ops", *words]) == 0
     output = capfd.readouterr().out
-    assert "max_pool2d-train, tiny" not in output
+    assert "max_pool2d-train, 2x2" not in output
     assert "worst ratio to plain Flax over the shape classes: " in output
     assert "worst ratio to plain Flax over the random shapes: " in output
 
 
-def test_a_second_tuning_keeps_what_others_measured(tmp_path: Path) -> None:
-    file = tmp_path / "choices.json"
-    other = {"platform": "tpu", "jax": "0.10", "op": "conv2d", "dtype": "float32"}
-    file.write_text(json.dumps([other]))
-    for _ in range(2):
-        ops.bench_ops(OpsOptions(ops=("max_pool2d",), repeats=1, random_shapes=0, tune=str(file)))
-        rows = json.loads(file.read_text())
-        assert rows[0] == other and len(rows) == 3
+def test_the_table_in_force_is_printed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Choice("cpu", choices.jax_minor_version(), "max_pool2d", "2x2", "float32", "codes", 2.5)
+    monkeypatch.setattr(implementations, "read_choices", lambda: {("max_pool2d", "2x2", "float32"): (row,)})
+    assert main(["bench", "ops", "--repeats", "1", "--random-shapes", "0", "--implementations", "xla"]) == 0
+    output = capfd.readouterr().out
+    assert "max_pool2d, 2x2, float32: codes (measured, 2.50 times as fast as xla)" in output
+    assert "conv2d, 3x3, few channels, float32: taps (by rule, not measured)" in output
+    assert f"To measure them anew: fusionjax bench ops --tune {choices.choices_path()}" in output
+
+
+ROW = Choice("cpu", "0.10", "conv2d", "strides", "float32", "taps", 1.5)
+
+
+def test_a_second_tuning_keeps_what_it_did_not_measure(tmp_path: Path) -> None:
+    path = str(tmp_path / "choices.json")
+    others = [ROW._replace(**{field: f"a {field}"}) for field in ("platform", "jax", "op", "dtype")]
+    write_choices(path, [*others, ROW, ROW._replace(shape_class="gone")])
+    write_choices(path, [ROW._replace(implementation="xla", gain=1.0)])
+    rows = [Choice(**row) for row in json.loads(Path(path).read_text())]
+    assert set(rows) == {*others, ROW._replace(implementation="xla", gain=1.0)} and len(rows) == 5
+
+
+@pytest.mark.parametrize(
+    ("times", "chosen", "gain"),
+    [
+        ({"xla": (2, 8), "taps": (2.1, 2.9), "winograd": (1, 6)}, "taps", 2.0),
+        ({"xla": (2, 8), "taps": (2.3, 2.9), "winograd": (1, 6)}, "winograd", 1.43),  # taps loses forward
+        ({"xla": (2, 8), "taps": (1, 8.9), "winograd": (1, 6)}, "winograd", 1.43),  # and here backward
+        ({"xla": (2, 8), "taps": (2, 7.8)}, "xla", 1.0),  # hardly a gain
+    ],
+)
+def test_a_choice_serves_both_directions(times: dict[str, tuple[float, float]], chosen: str, gain: float) -> None:
+    assert best_choices(_records(times, 3), "cpu") == [
+        ROW._replace(implementation=chosen, gain=pytest.approx(gain, 0.01))
+    ]
+
+
+def _records(times: dict[str, tuple[float, float]], size: int) -> list[Record]:
+    return [
+        Record(
+            contender="fusionjax",
+            implementation=name,
+            median_ms=each,
+            dtype="float32",
+            shapes={"images": [size]},
+            workload=f"conv2d-{direction}, strides",
+            versions={"jax": "0.10.2"},
+        )
+        for name, pair in times.items()
+        for direction, each in zip(("forward", "train"), pair, strict=True)
+    ]
+
+
+def test_a_choice_serves_all_cases_of_a_class() -> None:
+    first, second = {"xla": (2, 8), "taps": (1, 4)}, {"xla": (1, 1), "taps": (0.2, 0.2)}
+    assert best_choices([*_records(first, 3), *_records(second, 5)], "cpu")[0].gain == pytest.approx(10**0.5, 0.01)
+    for other in ({"xla": (1, 1), "taps": (0.5, 1.2)}, {"xla": (1, 1)}):
+        assert best_choices([*_records(first, 3), *_records(other, 5)], "cpu")[0].implementation == "xla"
+    assert best_choices(_records({"taps": (1, 4)}, 3), "cpu") == []
+    assert best_choices(_records(first, 3)[::2], "cpu") == []  # one direction only
 
 
 def test_what_cannot_serve_or_computes_otherwise_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,143 @@
+"""Shape classes: calls of an operation for which the same implementation is the best, as far as has been measured."""
+
+import math
+from collections.abc import Sequence
+
+# Where the bands of widths end; a call is as wide as the narrower of what it reads and what it computes.
+_FEW, _SOME = 16, 64
+# Multiplications up to which a call costs hardly more than its set-up.
+_SMALL = 2**22
+
+
+def convolution_class(
+    images: Sequence[int],
+    kernel: Sequence[int],
+    *,
+    strides: Sequence[int] = (1, 1),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> str:
+    """Classifies a two-dimensional convolution.
+
+    Args:
+        images: shape `[batch, height, width, channels]`.
+        kernel: shape `[kernel_height, kernel_width, channels / groups, features]`.
+        strides: of the call.
+        dilation: of the call.
+        groups: of the call.
+
+    Returns:
+        The class, in words.
+
+    Example:
+        >>> convolution_class((8, 56, 56, 32), (3, 3, 32, 64))
+        '3x3, some channels'
+    """
+    if groups > 1:
+        return "depthwise" if kernel[2] == 1 else "groups"
+    for name, steps in (("strides", strides), ("dilation", dilation)):
+        if tuple(steps) != (1, 1):
+            return name
+    size = {(1, 1): "pointwise", (3, 3): "3x3"}.get((kernel[0], kernel[1]), "other kernels")
+    return f"{size}, {_width(kernel[2:])} channels"
+
+
+def pooled_convolution_class(images: Sequence[int], kernel: Sequence[int]) -> str:
+    """Classifies a convolution with ReLU and pooling.
+
+    Args:
+        images: shape `[batch, height, width, channels]`.
+        kernel: shape `[kernel_height, kernel_width, channels, features]`.
+
+    Returns:
+        The class, in words.
+
+    Example:
+        >>> pooled_convolution_class((8, 112, 112, 3), (3, 3, 3, 32))
+        'few terms'
+    """
+    return "few terms" if math.prod(kernel[:3]) <= 48 else convolution_class(images, kernel)
+
+
+def sequence_convolution_class(inputs: Sequence[int], kernel: Sequence[int], *, groups: int = 1) -> str:
+    """Classifies a one-dimensional convolution.
+
+    Args:
+        inputs: shape `[batch, length, channels]`.
+        kernel: shape `[kernel_length, channels / groups, features]`.
+        groups: of the call.
+
+    Returns:
+        The class, in words.
+
+    Example:
+        >>> sequence_convolution_class((8, 16000, 1), (25, 1, 64))
+        'one channel'
+    """
+    if groups > 1:
+        return "groups"
+    return "one channel" if kernel[1] == 1 else "more channels"
+
+
+def pooling_class(images: Sequence[int], window: Sequence[int], strides: Sequence[int]) -> str:
+    """Classifies a max-pooling.
+
+    Args:
+        images: shape `[batch, height, width, channels]`.
+        window: of the call.
+        strides: of the call.
+
+    Returns:
+        The class, in words.
+
+    Example:
+        >>> pooling_class((8, 56, 56, 32), (2, 2), (2, 2))
+        '2x2'
+    """
+    return "2x2" if tuple(window) == (2, 2) == tuple(strides) else "other windows"
+
+
+def recurrence_class(batch: int, length: int, features: int) -> str:
+    """Classifies a recurrence over time.
+
+    Args:
+        batch: examples.
+        length: steps.
+        features: of the state.
+
+    Returns:
+        The class, in words.
+
+    Example:
+        >>> recurrence_class(32, 100, 512)
+        'wide state'
+    """
+    if length == 1:
+        return "one step"
+    if batch == 1:
+        return "one example"
+    return f"{'narrow' if features < _SOME else 'middle' if features < 4 * _SOME else 'wide'} state"
+
+
+def attention_class(query: Sequence[int], key: Sequence[int]) -> str:
+    """Classifies an attention.
+
+    Args:
+        query: shape `[..., queries, heads, head_dim]`.
+        key: shape `[..., keys, heads, head_dim]`.
+
+    Returns:
+        The class, in words.
+
+    Example:
+        >>> attention_class((8, 1, 8, 64), (8, 100, 8, 64))
+        'few queries'
+    """
+    if query[-3] < _FEW:
+        return "few queries"
+    return "long" if query[-3] * key[-3] >= 2**16 else "short"
+
+
+def _width(channels: Sequence[int]) -> str:
+    width = min(channels)
+    return "few" if width < _FEW else "some" if width < _SOME else "many"
