@@ -94,7 +94,7 @@ def list_cases() -> list[Case]:
 
     Example:
         >>> sorted({case.op for case in list_cases()})[:2]
-        ['attention', 'conv2d']
+        ['attention', 'conv1d']
     """
     return [
         *[_conv(images, kernel) for images, kernel in _CONVOLUTIONS],
