@@ -8,11 +8,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fusionjax.ops.bias import add_bias
-from fusionjax.ops.convolution_taps import Pads, conv2d_taps
+from fusionjax.ops.convolution_depthwise import depthwise_conv2d, depthwise_obstacle
+from fusionjax.ops.convolution_taps import conv2d_taps
 from fusionjax.ops.convolution_winograd import conv2d_winograd, winograd_obstacle
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.shape_classes import convolution_class
+from fusionjax.ops.shifts import Pads
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -37,10 +39,11 @@ def conv2d(
     of the channels only; as many groups as channels make a depthwise convolution.
 
     Implementations: `"xla"` is XLA's convolution and the reference. `"taps"` computes the same values, but its
-    gradient for the kernel is one matrix product for each kernel row, summed over micro-batches: much faster on a CPU.
-    `"winograd"` is Winograd's minimal filtering of tiles of 4x4, with a little more rounding; for kernels 3x3 in
-    float32. Both need strides and dilation (1, 1) and one group, and have no forward-mode derivative (`jax.jvp`). None
-    means `"taps"` on a CPU where it applies, otherwise `"xla"`.
+    gradient for the kernel is one matrix product for each kernel row, summed over micro-batches: much faster on a CPU;
+    for one group. `"winograd"` is Winograd's minimal filtering of tiles of 4x4, with a little more rounding; for
+    kernels 3x3 in float32, strides and dilation (1, 1) and one group. `"shifted"` is a sum of shifted products, for
+    depthwise convolutions with kernels of at most 256 pixels. These three have no forward-mode derivative (`jax.jvp`).
+    None means on a CPU `"taps"` or `"shifted"` where they apply, otherwise `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.
@@ -50,7 +53,7 @@ def conv2d(
         padding: `"SAME"`, `"VALID"`, or zeros to add as `((top, bottom), (left, right))`.
         dilation: pixels between neighbours in the kernel, vertically and horizontally; 1 for none left out.
         groups: into which the channels and the features are cut.
-        implementation: `"xla"`, `"taps"`, `"winograd"`, or None to choose.
+        implementation: `"xla"`, `"taps"`, `"winograd"`, `"shifted"`, or None to choose.
 
     Returns:
         `[batch, out_height, out_width, features]`, in the common dtype of the images and the kernel.
@@ -71,17 +74,27 @@ def conv2d(
             raise ValueError(f"{name} must be at least 1; got {steps}. Use (1, 1) for neighbouring pixels.")
     reach = [(size - 1) * step + 1 for size, step in zip(kernel.shape[:2], dilation, strict=True)]
     pads = resolve_padding(padding, images.shape[1:3], reach, strides)
+    strides, dilation = (strides[0], strides[1]), (dilation[0], dilation[1])  # a list would not do as a static argument
     dtype = jnp.result_type(images, kernel)
     images, kernel = images.astype(dtype), kernel.astype(dtype)
-    obstacle = _obstacle_of_options(strides, dilation, groups)
-    obstacles = {"xla": None, "taps": obstacle, "winograd": obstacle or winograd_obstacle(kernel)}
+    one_group = None if groups == 1 else f"it needs one group; got {groups}"
+    obstacles = {
+        "xla": None,
+        "taps": one_group,
+        "winograd": _obstacle_of_steps(strides, dilation) or one_group or winograd_obstacle(kernel),
+        "shifted": depthwise_obstacle(images, kernel),
+    }
+    preferred = ("taps" if groups == 1 else "shifted") if on_platform("cpu") else "xla"
     shape_class = convolution_class(images.shape, kernel.shape, strides=strides, dilation=dilation, groups=groups)
-    preferred = "taps" if on_platform("cpu") else "xla"
     chosen = select_implementation("conv2d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype)
+    if chosen != "xla":
+        images, kernel = vary_together(images, kernel)
     if chosen == "taps":
-        outputs = conv2d_taps(*vary_together(images, kernel), pads)
+        outputs = conv2d_taps(images, kernel, pads, strides, dilation)
     elif chosen == "winograd":
-        outputs = conv2d_winograd(*vary_together(images, kernel), pads)
+        outputs = conv2d_winograd(images, kernel, pads)
+    elif chosen == "shifted":
+        outputs = depthwise_conv2d(images, kernel, strides, pads, dilation)
     else:
         outputs = lax.conv_general_dilated(
             images,
@@ -95,11 +108,11 @@ def conv2d(
     return outputs if bias is None else add_bias(outputs, bias.astype(dtype))
 
 
-def _obstacle_of_options(strides: Sequence[int], dilation: Sequence[int], groups: int) -> str | None:
+def _obstacle_of_steps(strides: tuple[int, int], dilation: tuple[int, int]) -> str | None:
     for name, steps in (("strides", strides), ("dilation", dilation)):
-        if tuple(steps) != (1, 1):
-            return f"it needs {name} (1, 1); got {tuple(steps)}"
-    return None if groups == 1 else f"it needs one group; got {groups}"
+        if steps != (1, 1):
+            return f"it needs {name} (1, 1); got {steps}"
+    return None
 
 
 def check_convolution(operation: str, images: Array, kernel: Array, bias: Array | None, groups: int = 1) -> None:

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fusionjax.ops.bias import add_bias
+from fusionjax.ops.convolution_depthwise import depthwise_conv2d, depthwise_obstacle
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.shape_classes import sequence_convolution_class
@@ -31,8 +32,10 @@ def conv1d(
     output[b, t, o] = bias[o] + sum over i, c of input[b, t * strides + i * dilation, c] * kernel[i, c, o].
 
     Implementations: `"xla"` is XLA's convolution and the reference. `"taps"` is the sum of the products of the shifted
-    inputs, without groups and without a forward-mode derivative (`jax.jvp`). None means `"taps"` on a CPU for one
-    channel, such as samples of sound, otherwise `"xla"`, which has been measured faster from two channels on.
+    inputs, without groups. `"shifted"` is the same for depthwise convolutions, as many groups as channels, with at most
+    256 taps. Both have no forward-mode derivative (`jax.jvp`). None means on a CPU `"taps"` for one channel, such as
+    samples of sound, and `"shifted"` where it applies; otherwise `"xla"`, which has been measured faster from two
+    channels on.
 
     Args:
         inputs: `[batch, length, channels]`.
@@ -43,7 +46,7 @@ def conv1d(
             `(left, right)`.
         dilation: steps between the kernel's taps.
         groups: channels and features fall into so many groups; a group's features read its channels only.
-        implementation: `"xla"`, `"taps"`, or None to choose.
+        implementation: `"xla"`, `"taps"`, `"shifted"`, or None to choose.
 
     Returns:
         `[batch, out_length, features]`, in the common dtype of the inputs and the kernel.
@@ -68,14 +71,24 @@ def conv1d(
         )
     pads = _resolve_padding(padding, inputs.shape[1], (kernel.shape[0] - 1) * dilation + 1, strides)
     obstacle = None if groups == 1 else f"it needs one group; got {groups}"
-    preferred = "taps" if on_platform("cpu") and inputs.shape[2] == 1 else "xla"
+    obstacles = {
+        "xla": None,
+        "taps": obstacle,
+        "shifted": depthwise_obstacle(inputs[:, :, None], kernel[:, None]),
+    }
+    preferred = "xla"
+    if on_platform("cpu"):
+        preferred = "taps" if inputs.shape[2] == 1 else "shifted"
     shape_class = sequence_convolution_class(inputs.shape, kernel.shape, groups=groups)
     dtype = jnp.result_type(inputs, kernel)
-    obstacles = {"xla": None, "taps": obstacle}
     chosen = select_implementation("conv1d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype)
     inputs, kernel = inputs.astype(dtype), kernel.astype(dtype)
     if chosen == "taps":
         outputs = _sum_taps(*vary_together(inputs, kernel), strides, pads, dilation)
+    elif chosen == "shifted":
+        # An image of width one: rows are what the gradient sums up first.
+        images, weights = vary_together(inputs[:, :, None], kernel[:, None])
+        outputs = depthwise_conv2d(images, weights, (strides, 1), (pads, (0, 0)), (dilation, 1))[:, :, 0]
     else:
         outputs = lax.conv_general_dilated(
             inputs,

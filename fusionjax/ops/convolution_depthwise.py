@@ -13,14 +13,15 @@ from jaxtyping import Array, Float
 
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.micro_batches import sum_micro_batches
-
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from fusionjax.ops.shifts import Pads, pad_images, shift_images, spread_gradient
 
 # Measured on a CPU. From this size on the C library takes an array's pages from the system anew, so that a padded copy
 # of the images costs more than to compute the borders apart.
 _BYTES_WORTH_NO_COPY = 2**25
 # Products that one loop over a row sums up: fewer write the sums more often, more make the loop too long.
 _ROWS_PER_SUM = 14
+# Each pixel of a kernel is a product in the loop's body, so compilation limits them.
+_MOST_PIXELS = 256
 
 
 def depthwise_conv2d(
@@ -70,6 +71,23 @@ def depthwise_conv2d(
     return _depthwise(*vary_together(images, kernel[:, :, 0]), strides, pads, dilation)
 
 
+def depthwise_obstacle(images: Array, kernel: Array) -> str | None:
+    """Returns why shifted products cannot serve a convolution, or shall not, or None.
+
+    Args:
+        images: `[batch, height, width, channels]`.
+        kernel: `[kernel_height, kernel_width, channels / groups, features]`.
+
+    Returns:
+        None or the reason, for messages.
+    """
+    if kernel.shape[2] != 1:
+        return f"it needs as many groups as channels; got {images.shape[3] // kernel.shape[2]} for {images.shape[3]}"
+    if math.prod(kernel.shape[:2]) > _MOST_PIXELS:
+        return f"it takes kernels of at most {_MOST_PIXELS} pixels; got {kernel.shape[0]}x{kernel.shape[1]}"
+    return None
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _depthwise(images: Array, kernel: Array, strides: tuple[int, int], pads: Pads, dilation: tuple[int, int]) -> Array:
     return _convolve(images, kernel, strides, pads, dilation)
@@ -106,7 +124,7 @@ def _convolve(images: Array, kernel: Array, strides: tuple[int, int], pads: Pads
 def _convolve_padded(
     images: Array, kernel: Array, strides: tuple[int, int], pads: Pads, dilation: tuple[int, int]
 ) -> Array:
-    images = _pad(images, pads)
+    images = pad_images(images, pads)
     size = [
         (padded - 1 - (count - 1) * apart) // step + 1
         for padded, count, apart, step in zip(images.shape[1:3], kernel.shape[:2], dilation, strides, strict=True)
@@ -114,7 +132,7 @@ def _convolve_padded(
     wide = jnp.promote_types(images.dtype, jnp.float32)
     total = jnp.zeros((), wide)
     for row, column in product(*map(range, kernel.shape[:2])):
-        shifted = _shift(images, row * dilation[0], column * dilation[1], (size[0], size[1]), strides)
+        shifted = shift_images(images, (row * dilation[0], column * dilation[1]), (size[0], size[1]), strides)
         total = total + shifted.astype(wide) * kernel[row, column].astype(wide)
     return total.astype(images.dtype)
 
@@ -127,7 +145,7 @@ def _convolve_inner_and_borders(
     high, wide = reach
     convolve = partial(_convolve_padded, kernel=kernel, strides=(1, 1), dilation=dilation)
     inner = convolve(images, pads=((0, 0), (0, 0)))
-    outputs = _pad(inner, pads)
+    outputs = pad_images(inner, pads)
     bottom_row, right_column = images.shape[1] - high, images.shape[2] - wide
     borders = (
         (top, images[:, :high], ((top, 0), (left, right)), (0, 0)),
@@ -150,16 +168,8 @@ def _image_gradient(
     shape: tuple[int, ...],
 ) -> Array:
     """Convolves the output's gradient, spread by the strides, with the kernel turned by half a turn."""
-    if strides != (1, 1):
-        spread = [(0, 0, 0), *[(0, 0, stride - 1) for stride in strides], (0, 0, 0)]
-        gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), spread)
-    full = []
-    for axis in range(2):
-        ends = (kernel.shape[axis] - 1) * dilation[axis]
-        # So many as give the image's size back; the last rows may have been left out by the strides.
-        low = ends - pads[axis][0]
-        full.append((low, shape[1 + axis] + ends - low - gradient.shape[1 + axis]))
-    return _convolve(gradient, kernel[::-1, ::-1], (1, 1), (full[0], full[1]), dilation)
+    gradient, full = spread_gradient(gradient, (shape[1], shape[2]), kernel.shape[:2], strides, pads, dilation)
+    return _convolve(gradient, kernel[::-1, ::-1], (1, 1), full, dilation)
 
 
 def _kernel_gradient(
@@ -174,9 +184,9 @@ def _kernel_gradient(
     def sum_products(images: Array, gradient: Array) -> tuple[Array, ...]:
         # Rows of zeros fill the last sum up.
         missing = terms * sums - height
-        gradient = _pad(gradient, ((0, missing), (0, 0)))
+        gradient = pad_images(gradient, ((0, missing), (0, 0)))
         (top, bottom), sides = pads
-        images = _pad(images, ((top, bottom + missing * strides[0]), sides))
+        images = pad_images(images, ((top, bottom + missing * strides[0]), sides))
         return tuple(jnp.sum(add_rows(images, gradient, *tap), axis=0) for tap in taps)
 
     def add_rows(images: Array, gradient: Array, row: int, column: int) -> Array:
@@ -185,7 +195,7 @@ def _kernel_gradient(
         total = jnp.zeros((), wide)
         for first in range(0, terms * sums, sums):
             top = row * dilation[0] + first * strides[0]
-            shifted = _shift(images, top, column * dilation[1], (sums, width), strides)
+            shifted = shift_images(images, (top, column * dilation[1]), (sums, width), strides)
             total = total + shifted.astype(wide) * gradient[:, first : first + sums].astype(wide)
         return total
 
@@ -198,7 +208,7 @@ def _sum_images(function: Callable[[Array, Array], tuple[Array, ...]], images: A
 
     Where XLA sees one device this loop, whose slices become part of the products, has been measured faster.
     """
-    if jax.device_count() > 1:
+    if jax.device_count() > 1 or not images.shape[0]:
         return sum_micro_batches(function, (images, gradient), 1)
     shapes = jax.eval_shape(function, images[:1], gradient[:1])
     zeros, _ = vary_together(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), (images, gradient))
@@ -208,15 +218,3 @@ def _sum_images(function: Callable[[Array, Array], tuple[Array, ...]], images: A
         return jax.tree.map(jnp.add, total, function(*part))
 
     return lax.fori_loop(0, images.shape[0], add, zeros)
-
-
-def _pad(images: Array, pads: Pads) -> Array:
-    """Adds zeros around the images; negative numbers take rows and columns away."""
-    return lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *[(*pair, 0) for pair in pads], (0, 0, 0)])
-
-
-def _shift(images: Array, top: int, left: int, size: tuple[int, int], strides: tuple[int, int]) -> Array:
-    """Takes every stride-th pixel from `(top, left)` on, `size` of them vertically and horizontally."""
-    ends = [start + (count - 1) * step + 1 for start, count, step in zip((top, left), size, strides, strict=True)]
-    limits = (images.shape[0], *ends, images.shape[3])
-    return lax.slice(images, (0, top, left, 0), limits, (1, *strides, 1))

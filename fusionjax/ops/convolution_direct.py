@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from fusionjax.ops.convolution_taps import Pads
 from fusionjax.ops.micro_batches import sum_micro_batches
 from fusionjax.ops.pooling_codes import largest_after_relu
+from fusionjax.ops.shifts import Pads
 
 _EXAMPLES_PER_STEP = 2  # of the gradient for the kernel; measured on a CPU
 MOST_TERMS = (

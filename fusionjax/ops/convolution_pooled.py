@@ -11,13 +11,13 @@ from jaxtyping import Array, Float
 from fusionjax.ops import convolution_taps, convolution_winograd, winograd
 from fusionjax.ops.convolution import Padding, check_convolution, conv2d, resolve_padding
 from fusionjax.ops.convolution_direct import MOST_TERMS, patches_kernel_gradient, pool_direct
-from fusionjax.ops.convolution_taps import Pads
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.micro_batches import map_micro_batches
 from fusionjax.ops.pooling import max_pool2d
 from fusionjax.ops.pooling_codes import NO_PLACE, largest_after_relu, spread_by_code, window_places
 from fusionjax.ops.shape_classes import pooled_convolution_class
+from fusionjax.ops.shifts import Pads
 
 # Outputs before the pooling of a micro-batch and device. Measured on a CPU: fewer waste the products' set-up, more
 # leave the cache.
@@ -197,13 +197,14 @@ def _backward(
             pads, codes.shape[1:3], kernel.shape[:2], images.shape[1:3], strict=True
         )
     ]
+    plainly = partial(convolution_taps.image_gradient, size=(images.shape[1], images.shape[2]))
     if method == "direct":
         kernel_gradient = patches_kernel_gradient(images, codes, gradient, kernel.shape, pads)
-        image_gradient = convolution_taps.image_gradient(spread, kernel, (cut[0], cut[1]))
+        image_gradient = plainly(spread, kernel, (cut[0], cut[1]))
     else:
         kernel_gradient = convolution_winograd.kernel_gradient(images, spread, (cut[0], cut[1]))
         many = kernel.shape[2] >= _FEWEST_FOR_IMAGE_GRADIENT
-        by_tiles_or_plainly = convolution_winograd.image_gradient if many else convolution_taps.image_gradient
+        by_tiles_or_plainly = convolution_winograd.image_gradient if many else plainly
         image_gradient = by_tiles_or_plainly(spread, kernel, (cut[0], cut[1]))
     return image_gradient, kernel_gradient.astype(kernel.dtype), bias_gradient
 

@@ -8,77 +8,130 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fusionjax.ops.micro_batches import sum_micro_batches
-
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from fusionjax.ops.shifts import Pads, Pair, pad_images, shift_images, spread_gradient
 
 # Outputs (rows of the matrix product) per micro-batch and device. Measured on a CPU: fewer waste the product's
 # set-up, more fall out of the cache.
 _ROWS_PER_STEP = 2048
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def conv2d_taps(
     images: Float[Array, "batch height width channels"],
     kernel: Float[Array, "kernel_height kernel_width channels features"],
     pads: Pads,
+    strides: Pair,
+    dilation: Pair,
 ) -> Float[Array, "batch out_height out_width features"]:
-    """Convolves with strides (1, 1); see `fusionjax.ops.conv2d`.
+    """Convolves in one group; see `fusionjax.ops.conv2d`.
 
     Args:
         images: `[batch, height, width, channels]`.
         kernel: `[kernel_height, kernel_width, channels, features]`, of the images' dtype.
         pads: zeros to add, `((top, bottom), (left, right))`.
+        strides: steps between outputs, vertically and horizontally.
+        dilation: steps between the kernel's pixels, likewise.
 
     Returns:
         `[batch, out_height, out_width, features]`.
     """
-    return lax.conv_general_dilated(images, kernel, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return _convolve(images, kernel, pads, strides, dilation)
 
 
-def _forward(images: Array, kernel: Array, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
-    return conv2d_taps(images, kernel, pads), (images, kernel)
+def _forward(
+    images: Array, kernel: Array, pads: Pads, strides: Pair, dilation: Pair
+) -> tuple[Array, tuple[Array, Array]]:
+    return conv2d_taps(images, kernel, pads, strides, dilation), (images, kernel)
 
 
-def _backward(pads: Pads, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _backward(
+    pads: Pads, strides: Pair, dilation: Pair, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
     images, kernel = residuals
-    return image_gradient(gradient, kernel, pads), kernel_gradient(
-        images, gradient, (kernel.shape[0], kernel.shape[1]), pads
+    size = (kernel.shape[0], kernel.shape[1])
+    return (
+        image_gradient(gradient, kernel, pads, (images.shape[1], images.shape[2]), strides, dilation),
+        kernel_gradient(images, gradient, size, pads, strides, dilation),
     )
 
 
 conv2d_taps.defvjp(_forward, _backward)
 
 
-def image_gradient(gradient: Array, kernel: Array, pads: Pads) -> Array:
-    """Convolves the output's gradient with the kernel turned by half a turn, channels and features exchanged."""
-    # An output at y reads the padded rows y .. y + size - 1, so row y is read by the outputs y - size + 1 .. y.
-    full = [(size - 1 - low, size - 1 - high) for size, (low, high) in zip(kernel.shape[:2], pads, strict=True)]
-    # Cropped beforehand: with negative padding XLA's convolution reads outside of the array on some CPUs (jax 0.10).
-    crop = [(min(low, 0), min(high, 0), 0) for low, high in full]
-    gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *crop, (0, 0, 0)))
-    grow = [(max(low, 0), max(high, 0)) for low, high in full]
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return lax.conv_general_dilated(gradient, turned, (1, 1), grow, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def image_gradient(
+    gradient: Array, kernel: Array, pads: Pads, size: Pair, strides: Pair = (1, 1), dilation: Pair = (1, 1)
+) -> Array:
+    """Convolves the output's gradient with the kernel turned by half a turn, channels and features exchanged.
+
+    Args:
+        gradient: `[batch, out_height, out_width, features]`.
+        kernel: `[kernel_height, kernel_width, channels, features]`.
+        pads: zeros that were added to the images.
+        size: height and width of the images.
+        strides: of the convolution, vertically and horizontally.
+        dilation: likewise.
+
+    Returns:
+        `[batch, *size, channels]`.
+    """
+    gradient, full = spread_gradient(gradient, size, kernel.shape[:2], strides, pads, dilation)
+    return _convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), full, (1, 1), dilation)
 
 
-def kernel_gradient(images: Array, gradient: Array, kernel_size: tuple[int, int], pads: Pads) -> Array:
-    """Sums the products of shifted images and the output's gradient, a few examples at a time, in float32."""
-    images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
+def kernel_gradient(
+    images: Array, gradient: Array, kernel_size: Pair, pads: Pads, strides: Pair = (1, 1), dilation: Pair = (1, 1)
+) -> Array:
+    """Sums the products of shifted images and the output's gradient, a few examples at a time, in float32.
+
+    Args:
+        images: `[batch, height, width, channels]`.
+        gradient: `[batch, out_height, out_width, features]`.
+        kernel_size: height and width.
+        pads: zeros that were added to the images.
+        strides: of the convolution, vertically and horizontally.
+        dilation: likewise.
+
+    Returns:
+        `[*kernel_size, channels, features]`, in the images' dtype.
+    """
+    images = pad_images(images, pads)
     height, width = gradient.shape[1:3]
     examples = max(2, _ROWS_PER_STEP // (height * width))
-    product = partial(_kernel_gradient_of_part, kernel_size=kernel_size)
+    product = partial(_kernel_gradient_of_part, kernel_size=kernel_size, strides=strides, dilation=dilation)
     return sum_micro_batches(product, (images, gradient), examples).astype(images.dtype)
 
 
-def _kernel_gradient_of_part(images: Array, gradient: Array, kernel_size: tuple[int, int]) -> Array:
+def _convolve(images: Array, kernel: Array, pads: Pads, strides: Pair, dilation: Pair) -> Array:
+    # Cropped beforehand: with negative padding XLA's convolution reads outside of the array on some CPUs (jax 0.10).
+    (top, bottom), (left, right) = pads
+    crop = ((min(top, 0), min(bottom, 0)), (min(left, 0), min(right, 0)))
+    grow = ((max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)))
+    return lax.conv_general_dilated(
+        pad_images(images, crop),
+        kernel,
+        strides,
+        grow,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _kernel_gradient_of_part(
+    images: Array, gradient: Array, *, kernel_size: Pair, strides: Pair, dilation: Pair
+) -> Array:
     _, height, width, features = gradient.shape
-    kernel_height, kernel_width = kernel_size
-    # [part, padded_height, out_width, kernel_width * channels]: the taps of a kernel row side by side
-    taps = jnp.concatenate([images[:, :, left : left + width] for left in range(kernel_width)], axis=-1)
     columns = gradient.reshape(-1, features)
-    rows = [taps[:, top : top + height].reshape(-1, taps.shape[-1]) for top in range(kernel_height)]
-    products = [
-        jnp.einsum("nc,no->co", row, columns, preferred_element_type=jnp.promote_types(row.dtype, jnp.float32))
-        for row in rows
-    ]
-    return jnp.stack(products).reshape(kernel_height, kernel_width, images.shape[3], features)
+    # [part, padded_height, out_width, kernel_width * channels]: the taps of a kernel row side by side
+    taps = jnp.concatenate(
+        [
+            shift_images(images, (0, column * dilation[1]), (images.shape[1], width), (1, strides[1]))
+            for column in range(kernel_size[1])
+        ],
+        axis=-1,
+    )
+    products = []
+    for row in range(kernel_size[0]):
+        read = shift_images(taps, (row * dilation[0], 0), (height, width), (strides[0], 1))
+        wide = jnp.promote_types(read.dtype, jnp.float32)
+        products.append(jnp.einsum("nc,no->co", read.reshape(-1, read.shape[-1]), columns, preferred_element_type=wide))
+    return jnp.stack(products).reshape(*kernel_size, images.shape[3], features)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fusionjax.ops import winograd
-from fusionjax.ops.convolution_taps import Pads
 from fusionjax.ops.micro_batches import map_micro_batches, sum_micro_batches
+from fusionjax.ops.shifts import Pads
 
 # Outputs of a micro-batch and device. Measured on a CPU: fewer waste the products' set-up, more leave the cache.
 _OUTPUTS_PER_STEP = 3 << 19

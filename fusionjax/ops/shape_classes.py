@@ -75,7 +75,7 @@ def sequence_convolution_class(inputs: Sequence[int], kernel: Sequence[int], *, 
         'one channel'
     """
     if groups > 1:
-        return "groups"
+        return "depthwise" if kernel[1] == 1 else "groups"
     return "one channel" if kernel[1] == 1 else "more channels"
 
 

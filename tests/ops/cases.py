@@ -56,19 +56,19 @@ def _convolutions():
             1,
             False,
         )
-    yield Case(
-        "conv2d-strides",
-        partial(ops.conv2d, padding="VALID", strides=(2, 3)),
-        partial(references.convolve, pads=((0, 0), (0, 0)), strides=(2, 3)),
-        ((8, 11, 7, 3), (3, 5, 3, 2), (2,)),
-        1,
-    )
-
-    for strides, dilation, groups in (((2, 1), (1, 2), 1), ((1, 1), (1, 1), 3), ((1, 2), (2, 1), 3)):
+    for implementation, strides, dilation, groups in (
+        ("taps", (2, 3), (1, 1), 1),
+        ("taps", (2, 1), (1, 2), 1),
+        ("shifted", (1, 1), (1, 1), 3),
+        ("shifted", (1, 2), (2, 1), 3),
+        (None, (3, 2), (1, 1), 3),
+        ("xla", (1, 2), (2, 1), 3),
+    ):
+        options = {"strides": strides, "dilation": dilation, "groups": groups}
         yield Case(
-            f"conv2d-strides{strides}-dilation{dilation}-groups{groups}",
-            partial(ops.conv2d, padding=((1, 2), (0, 3)), strides=strides, dilation=dilation, groups=groups),
-            partial(references.convolve, pads=((1, 2), (0, 3)), strides=strides, dilation=dilation, groups=groups),
+            f"conv2d-{implementation}-strides{strides}-dilation{dilation}-groups{groups}",
+            partial(ops.conv2d, padding=((1, 2), (0, 3)), implementation=implementation, **options),
+            partial(references.convolve, pads=((1, 2), (0, 3)), **options),
             ((8, 11, 7, 3), (3, 2, 3 // groups, 6), (6,)),
             1,
         )

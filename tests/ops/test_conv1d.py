@@ -1,4 +1,4 @@
-"""One-dimensional convolution: numbers by hand, and both implementations against a sum over the taps."""
+"""One-dimensional convolution: numbers by hand, and the implementations against a sum over the taps."""
 
 from functools import partial
 
@@ -47,6 +47,7 @@ CASES = (
     case("taps", SHAPES, (1, 6), (1, 6), strides=3, dilation=2),
     case(None, SHAPES, "SAME", (2, 2), strides=2),
     case(None, ((8, 13, 6), (5, 2, 3), (3,)), "SAME", (2, 2), groups=3),
+    case("shifted", ((8, 13, 3), (5, 1, 6), (6,)), (1, 7), (1, 7), strides=3, dilation=2, groups=3),
 )
 
 
@@ -121,10 +122,11 @@ def test_inside_shard_map_the_kernel_gradient_is_summed_over_the_devices():
     contract.close(*gradients)
 
 
-@pytest.mark.parametrize(("channels", "taps"), [(1, True), (2, False)])
-def test_the_choice_on_a_cpu(channels, taps):
-    program = str(jax.make_jaxpr(ops.conv1d)(ones((2, 7, channels)), ones((3, channels, 2))))
-    assert ("conv_general_dilated" not in program) == taps
+@pytest.mark.parametrize(("channels", "groups", "is_own"), [(1, 1, True), (2, 1, False), (2, 2, True), (4, 2, False)])
+def test_the_choice_on_a_cpu(channels, groups, is_own):
+    function = partial(ops.conv1d, groups=groups)
+    program = str(jax.make_jaxpr(function)(ones((2, 7, channels)), ones((3, channels // groups, 4))))
+    assert ("conv_general_dilated" not in program) == is_own
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -139,7 +141,7 @@ def test_the_choice_on_a_cpu(channels, taps):
         ((ones((2, 7, 3)), ones((5, 3, 2))), {"padding": "FULL"}, "padding must be .*got 'FULL'"),
         ((ones((2, 7, 3)), ones((5, 3, 2))), {"padding": (1, 2, 3)}, r"padding must be .*got \(1, 2, 3\)"),
         ((ones((2, 7, 3)), ones((5, 3, 2))), {"padding": "VALID", "dilation": 2}, "kernel's reach, 9; got 7"),
-        ((ones((2, 7, 3)), ones((5, 3, 2))), {"implementation": "fft"}, "conv1d has .*'xla', 'taps'; got 'fft'"),
+        ((ones((2, 7, 3)), ones((5, 3, 2))), {"implementation": "fft"}, "'xla', 'taps', 'shifted'; got 'fft'"),
     ],
 )
 def test_value_errors(arguments, options, match):
@@ -147,6 +149,10 @@ def test_value_errors(arguments, options, match):
         ops.conv1d(*arguments, **options)
 
 
-def test_taps_take_no_groups():
-    with pytest.raises(NotImplementedError, match="'taps' cannot serve this call: it needs one group; got 2"):
-        ops.conv1d(ones((2, 7, 4)), ones((5, 2, 2)), groups=2, implementation="taps")
+@pytest.mark.parametrize(
+    ("implementation", "match"),
+    [("taps", "it needs one group; got 2"), ("shifted", "it needs as many groups as channels; got 2 for 4")],
+)
+def test_a_named_implementation_is_never_replaced(implementation, match):
+    with pytest.raises(NotImplementedError, match=f"'{implementation}' cannot serve this call: {match}"):
+        ops.conv1d(ones((2, 7, 4)), ones((5, 2, 2)), groups=2, implementation=implementation)

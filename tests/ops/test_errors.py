@@ -32,7 +32,7 @@ def recurrent(**changes):
         (lambda: ops.conv2d(IMAGES[:, :2], KERNEL, padding="VALID"), "padded height must be .* 3; got 2"),
         (
             lambda: ops.conv2d(IMAGES, KERNEL, implementation="cudnn"),
-            "conv2d has .*'xla', 'taps', 'winograd'; got 'cudnn'",
+            "conv2d has .*'xla', 'taps', 'winograd', 'shifted'; got 'cudnn'",
         ),
         (lambda: ops.conv2d_relu_max_pool(IMAGES[0], KERNEL, ones(2)), "conv2d_relu_max_pool takes images"),
         (lambda: ops.conv2d_relu_max_pool(IMAGES[:, :3], KERNEL, ones(2)), "at least 2x2 .* got 1x3"),
@@ -65,17 +65,30 @@ def test_value_errors(call, match):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: ops.conv2d(IMAGES, KERNEL, strides=(2, 1), implementation="taps"), r"strides \(1, 1\); got \(2, 1\)"),
-        (
-            lambda: ops.conv2d(IMAGES, KERNEL, dilation=(1, 2), implementation="taps"),
-            r"dilation \(1, 1\); got \(1, 2\)",
-        ),
         (
             lambda: ops.conv2d(IMAGES, ones((3, 3, 1, 3)), groups=3, implementation="taps"),
             "needs one group; got 3",
         ),
         (lambda: ops.conv2d(IMAGES, ones((5, 3, 3, 2)), implementation="winograd"), "kernels 3x3; got 5x3"),
-        (lambda: ops.conv2d(IMAGES, KERNEL, strides=(2, 1), implementation="winograd"), r"strides \(1, 1\); got"),
+        (
+            lambda: ops.conv2d(IMAGES, KERNEL, strides=(2, 1), implementation="winograd"),
+            r"strides \(1, 1\); got \(2, 1\)",
+        ),
+        (
+            lambda: ops.conv2d(IMAGES, KERNEL, dilation=(1, 2), implementation="winograd"),
+            r"dilation \(1, 1\); got \(1, 2\)",
+        ),
+        (
+            lambda: ops.conv2d(IMAGES, ones((3, 3, 1, 3)), groups=3, implementation="winograd"),
+            "needs one group; got 3",
+        ),
+        (lambda: ops.conv2d(IMAGES, KERNEL, implementation="shifted"), "as many groups as channels; got 1 for 3"),
+        (
+            lambda: ops.conv2d(
+                IMAGES, ones((17, 16, 1, 3)), groups=3, padding=((8, 8), (8, 8)), implementation="shifted"
+            ),
+            "at most 256 pixels; got 17x16",
+        ),
         (
             lambda: ops.conv2d_relu_max_pool(
                 IMAGES.astype("bfloat16"), KERNEL.astype("bfloat16"), ones(2), implementation="winograd"

@@ -1,5 +1,7 @@
 """Convolution and pooling: what the contract's small sizes do not reach."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,20 @@ def test_the_first_of_equal_maxima_gets_the_gradient(implementation):
     images = jnp.array([[1.0, 1.0, 5.0], [1.0, 0.0, 5.0], [9.0, 9.0, 9.0]]).reshape(1, 3, 3, 1)
     gradient = jax.grad(lambda images: ops.max_pool2d(images, implementation=implementation).sum())(images)
     np.testing.assert_array_equal(gradient[0, :, :, 0], [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize(("groups", "size", "is_shifted"), [(4, 3, True), (4, 17, False), (2, 3, False), (1, 3, False)])
+def test_depthwise_convolution_is_shifted_by_choice(groups, size, is_shifted):
+    arrays = jnp.ones((2, 5, 7, 4)), jnp.ones((size, size, 4 // groups, 8))
+    program = str(jax.make_jaxpr(partial(ops.conv2d, groups=groups))(*arrays))
+    assert ("conv_general_dilated" not in program) == is_shifted
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_an_empty_batch_has_gradients_of_zero(groups):
+    images, kernel = jnp.ones((0, 5, 7, 3)), jnp.ones((3, 3, 3 // groups, 6))
+    gradient = jax.jit(jax.grad(lambda kernel: ops.conv2d(images, kernel, strides=(2, 1), groups=groups).sum()))(kernel)
+    np.testing.assert_array_equal(gradient, np.zeros(kernel.shape))
 
 
 def test_convolution_does_not_flip_the_kernel():
