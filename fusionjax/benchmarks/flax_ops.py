@@ -25,7 +25,12 @@ def _convolve(
 ) -> jax.Array:
     strides = settings.get("strides", (1,) * axes)
     outputs = lax.conv_general_dilated(
-        inputs, arrays["kernel"], strides, settings.get("padding", "SAME"), dimension_numbers=numbers
+        inputs,
+        arrays["kernel"],
+        strides,
+        settings.get("padding", "SAME"),
+        dimension_numbers=numbers,
+        feature_group_count=settings.get("groups", 1),
     )
     return outputs + arrays["bias"]
 

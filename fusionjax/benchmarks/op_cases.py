@@ -99,6 +99,8 @@ def list_cases() -> list[Case]:
     return [
         *[_conv(images, kernel) for images, kernel in _CONVOLUTIONS],
         _conv((8, 56, 56, 32), (3, 3, 32, 64), strides=(2, 2)),
+        _conv((8, 28, 28, 64), (3, 3, 1, 64), groups=64),
+        _conv((8, 28, 28, 64), (3, 3, 4, 64), groups=16),
         *[_pooled_conv(images, kernel) for images, kernel in _CONVOLUTIONS if kernel[0] > 1],
         Case(op="max_pool2d", shapes={"images": (8, 112, 112, 32)}),
         Case(op="max_pool2d", shapes={"images": (8, 28, 28, 128)}),
