@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fusionjax.ops.attention_cudnn import find_cudnn_attention_obstacle
 from fusionjax.ops.attention_packed import attend_packed
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.masks import combine_masks, make_causal_mask
@@ -45,10 +46,12 @@ def attention(
     The softmax is computed in float32. A query whose mask keeps no key reads zeros, and passes no gradient.
 
     Implementations: `"xla"` is written out and the reference. `"fused"` is `jax.nn.dot_product_attention`, which takes
-    one batch axis and returns no weights. `"packed"` returns no weights either: it packs the heads into the
-    batch, works on a few examples at a time, and divides by the softmax's sum after the product with the values. None
-    means, where they apply, `"fused"` on a GPU or TPU, and `"packed"` on a CPU for 16 queries or more; otherwise
-    `"xla"`.
+    one batch axis and returns no weights; XLA fuses what it can of it. `"cudnn"` is the same by cuDNN's flash
+    attention, which keeps no logits: bfloat16 or float16, a head_dim that 8 divides, and with a mask even lengths;
+    first derivatives only. `"packed"` returns no weights either: it packs the heads into the batch, works on a few
+    examples at a time, and divides by the softmax's sum after the product with the values. None means, where they
+    apply, `"cudnn"`, then `"fused"` on a GPU, `"fused"` on a TPU, and `"packed"` on a CPU for 16 queries or more;
+    otherwise `"xla"`.
 
     Args:
         query: `[..., queries, heads, head_dim]`.
@@ -58,7 +61,7 @@ def attention(
         scale: factor of the products; None for 1 / sqrt(head_dim).
         is_causal: query `i` sees only the keys `0 .. i`, as well as what `mask` says.
         return_weights: also return the weights.
-        implementation: `"xla"`, `"fused"`, `"packed"`, or None to choose.
+        implementation: `"xla"`, `"fused"`, `"cudnn"`, `"packed"`, or None to choose.
 
     Returns:
         An `AttentionOutput`: values `[..., queries, heads, value_dim]`, weights `[..., heads, queries, keys]` or None.
@@ -78,21 +81,9 @@ def attention(
     """
     _check_shapes(query, key, value, mask)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    obstacles: dict[str, str | None] = {"xla": None, "fused": None, "packed": None}
-    if return_weights:
-        obstacles["fused"] = obstacles["packed"] = "it returns no weights"
-    elif query.ndim != 4 or value.shape[-1] != query.shape[-1]:
-        obstacles["fused"] = (
-            f"it takes one batch axis and values as wide as the keys; got {query.shape} and {value.shape}"
-        )
-    preferred = "packed" if query.shape[-3] >= _FEWEST_PACKED_QUERIES else "xla"
-    preferred = "fused" if on_platform("gpu", "tpu") else preferred
-    shape_class, dtype = attention_class(query.shape, key.shape), jnp.result_type(query, key, value)
-    chosen = select_implementation(
-        "attention", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype
-    )
-    if chosen == "fused":
-        return AttentionOutput(_attend_fused(query, key, value, mask, scale, is_causal), None)
+    chosen = _choose(query, key, value, mask, return_weights, implementation)
+    if chosen in ("fused", "cudnn"):
+        return AttentionOutput(_attend_fused(query, key, value, mask, scale, is_causal, chosen), None)
     mask = combine_masks(mask, make_causal_mask(query.shape[-3], key.shape[-3]) if is_causal else None)
     if chosen == "packed":
         return AttentionOutput(attend_packed(query, key, value, mask, scale), None)
@@ -126,10 +117,43 @@ def masked_softmax(logits: Float[Array, "..."], mask: Bool[Array, "..."] | None)
     return jnp.where(mask, weights, 0)
 
 
-def _attend_fused(query: Array, key: Array, value: Array, mask: Array | None, scale: float, is_causal: bool) -> Array:
+def _choose(
+    query: Array, key: Array, value: Array, mask: Array | None, return_weights: bool, implementation: str | None
+) -> str:
+    obstacles: dict[str, str | None] = {"xla": None, "fused": None, "cudnn": None, "packed": None}
+    if return_weights:
+        obstacles["fused"] = obstacles["cudnn"] = obstacles["packed"] = "it returns no weights"
+    elif query.ndim != 4 or value.shape[-1] != query.shape[-1]:
+        obstacles["fused"] = obstacles["cudnn"] = (
+            f"it takes one batch axis and values as wide as the keys; got {query.shape} and {value.shape}"
+        )
+    else:
+        obstacles["cudnn"] = find_cudnn_attention_obstacle(query, key, value, mask)
+    preferred = "packed" if query.shape[-3] >= _FEWEST_PACKED_QUERIES else "xla"
+    if on_platform("gpu", "tpu"):
+        preferred = "fused" if obstacles["cudnn"] else "cudnn"
+    shape_class, dtype = attention_class(query.shape, key.shape), jnp.result_type(query, key, value)
+    return select_implementation(
+        "attention", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype
+    )
+
+
+def _attend_fused(
+    query: Array, key: Array, value: Array, mask: Array | None, scale: float, is_causal: bool, implementation: str
+) -> Array:
     if mask is not None:
         mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
-    values = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale, is_causal=is_causal)
+    values = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        # cuDNN takes one mask for several examples or heads, but not for several queries or keys.
+        mask=None if mask is None else jnp.broadcast_to(mask, (*mask.shape[:2], query.shape[1], key.shape[1])),
+        scale=scale,
+        is_causal=is_causal,
+        # By itself, JAX never takes cuDNN.
+        implementation="cudnn" if implementation == "cudnn" else None,
+    )
     if mask is None:
         return values
     causal = make_causal_mask(query.shape[1], key.shape[1]) if is_causal else True

@@ -13,6 +13,7 @@ from fusionjax.ops.recurrent import (
     recur,
 )
 from fusionjax.ops.recurrent_cell import Gates, RecurrentCell, RecurrentWeights, State
+from fusionjax.ops.recurrent_persistent import find_pallas_obstacle
 
 
 def elman(
@@ -61,10 +62,12 @@ def elman(
         Elman, "Finding Structure in Time", 1990.
     """
     check_recurrent_shapes("elman", inputs, input_kernel, recurrent_kernel, gates=1, mask=mask, time_major=time_major)
-    chosen = choose_recurrence("elman", implementation, inputs, recurrent_kernel, time_major=time_major)
+    weights = RecurrentWeights(input_kernel, recurrent_kernel, bias)
+    others = {"pallas": find_pallas_obstacle(inputs, weights)}
+    chosen = choose_recurrence("elman", implementation, inputs, recurrent_kernel, time_major=time_major, others=others)
     output = recur(
         _find_cell(activation),
-        RecurrentWeights(input_kernel, recurrent_kernel, bias),
+        weights,
         inputs,
         None if initial_state is None else (initial_state,),
         mask=mask,

@@ -12,6 +12,7 @@ from fusionjax.ops.recurrent import (
     recur,
 )
 from fusionjax.ops.recurrent_cell import Gates, RecurrentCell, RecurrentWeights, State, sigmoid
+from fusionjax.ops.recurrent_persistent import find_pallas_obstacle
 
 
 def gru(
@@ -65,10 +66,12 @@ def gru(
         Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014, arXiv:1406.1078, section 2.3.
     """
     check_recurrent_shapes("gru", inputs, input_kernel, recurrent_kernel, gates=3, mask=mask, time_major=time_major)
-    chosen = choose_recurrence("gru", implementation, inputs, recurrent_kernel, time_major=time_major)
+    weights = RecurrentWeights(input_kernel, recurrent_kernel, bias, recurrent_bias)
+    others = {"pallas": find_pallas_obstacle(inputs, weights)}
+    chosen = choose_recurrence("gru", implementation, inputs, recurrent_kernel, time_major=time_major, others=others)
     output = recur(
         _CELL,
-        RecurrentWeights(input_kernel, recurrent_kernel, bias, recurrent_bias),
+        weights,
         inputs,
         None if initial_state is None else (initial_state,),
         mask=mask,

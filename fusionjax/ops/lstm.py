@@ -16,6 +16,7 @@ from fusionjax.ops.recurrent import (
     recur,
 )
 from fusionjax.ops.recurrent_cell import Gates, RecurrentCell, RecurrentWeights, State, sigmoid
+from fusionjax.ops.recurrent_persistent import find_pallas_obstacle
 
 
 class LSTMState(NamedTuple):
@@ -82,9 +83,12 @@ def lstm(
         "Learning to Forget", 2000.
     """
     check_recurrent_shapes("lstm", inputs, input_kernel, recurrent_kernel, gates=4, mask=mask, time_major=time_major)
-    others = {"cudnn": find_cudnn_obstacle((inputs, input_kernel, recurrent_kernel, bias), mask)}
-    chosen = choose_recurrence("lstm", implementation, inputs, recurrent_kernel, time_major=time_major, others=others)
     weights = RecurrentWeights(input_kernel, recurrent_kernel, bias)
+    others = {
+        "cudnn": find_cudnn_obstacle((inputs, input_kernel, recurrent_kernel, bias), mask),
+        "pallas": find_pallas_obstacle(inputs, weights),
+    }
+    chosen = choose_recurrence("lstm", implementation, inputs, recurrent_kernel, time_major=time_major, others=others)
     run = lstm_cudnn if chosen == "cudnn" else partial(recur, _CELL, mask=mask, implementation=chosen)
     output = run(weights, inputs, initial_state, reverse=reverse, time_major=time_major)
     return RecurrentOutput(output.outputs, LSTMState(*output.final_state))

@@ -1,10 +1,9 @@
 """Long short-term memory by cuDNN."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from fusionjax.ops.implementations import on_platform
+from fusionjax.ops.gpu import find_gpu_obstacle
 from fusionjax.ops.recurrent import RecurrentOutput
 from fusionjax.ops.recurrent_cell import RecurrentWeights, State
 
@@ -19,8 +18,9 @@ def find_cudnn_obstacle(arrays: tuple[Array, ...], mask: Bool[Array, "batch leng
     Returns:
         The reason in words, or None where it can.
     """
-    if not on_platform("gpu"):
-        return f"cuDNN needs an NVIDIA GPU; JAX's backend is {jax.default_backend()!r}"
+    obstacle = find_gpu_obstacle("cuDNN")
+    if obstacle is not None:
+        return obstacle
     if mask is not None:
         return "cuDNN takes no mask"
     dtypes = sorted({str(array.dtype) for array in arrays})

@@ -22,12 +22,19 @@ def vary_together(*arrays: Any) -> tuple[Any, ...]:
         >>> vary_together(1.0, 2.0)
         (1.0, 2.0)
     """
-    axes = _varying_axes(arrays)
-    return jax.tree.map(lambda leaf: _vary(leaf, axes - _varying_axes(leaf)), arrays)
+    axes = varying_axes(arrays)
+    return jax.tree.map(lambda leaf: _vary(leaf, axes - varying_axes(leaf)), arrays)
 
 
-def _varying_axes(tree: Any) -> frozenset[str]:
-    """Returns the axes of the mesh over which any array of a tree varies; none outside `jax.shard_map`."""
+def varying_axes(tree: Any) -> frozenset[str]:
+    """Returns the axes of the mesh over which any array of a tree varies; none outside `jax.shard_map`.
+
+    Args:
+        tree: of arrays.
+
+    Returns:
+        Names of axes.
+    """
     leaves = jax.tree.leaves(tree)
     return frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in leaves))
 

@@ -14,6 +14,7 @@ from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.recurrent_cell import RecurrentCell, RecurrentWeights, State
 from fusionjax.ops.recurrent_chunked import recur_in_chunks
+from fusionjax.ops.recurrent_persistent import recur_persistently
 from fusionjax.ops.shape_classes import recurrence_class
 
 # Measured on a CPU: with fewer weights, chunks gain nothing.
@@ -54,7 +55,8 @@ def recur(
         mask: `[batch, length]`, also if time-major; True = keep; None keeps all.
         reverse: go from the last step to the first.
         time_major: inputs and outputs have time first.
-        implementation: `"xla"`, a scan over steps, or `"chunked"`, see `recur_in_chunks`.
+        implementation: `"xla"`, a scan over steps, `"chunked"`, see `recur_in_chunks`, or `"pallas"`, see
+            `recur_persistently`.
 
     Returns:
         The outputs, in the layout of the inputs, and the final state, in the common dtype of inputs and weights.
@@ -68,7 +70,7 @@ def recur(
     weights, inputs, initial_state = jax.tree.map(lambda array: array.astype(dtype), arrays)
     mask = None if mask is None else mask.swapaxes(0, 1)
     weights, inputs, initial_state, mask = vary_together(weights, inputs, initial_state, mask)
-    run = recur_in_chunks if implementation == "chunked" else _scan_steps
+    run = {"chunked": recur_in_chunks, "pallas": recur_persistently}.get(implementation, _scan_steps)
     outputs, final_state = run(cell, reverse, weights, inputs, initial_state, mask)
     return RecurrentOutput(outputs if time_major else outputs.swapaxes(0, 1), final_state)
 

@@ -7,10 +7,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from fusionjax.ops.recurrent_cell import Gates, RecurrentCell, RecurrentWeights, State
+from fusionjax.ops.recurrent_products import (
+    cast,
+    differentiate_products,
+    multiply,
+    shift_hidden,
+    wide,
+    widen,
+    zero_masked,
+)
 
 Tree = Any  # a pytree of arrays
 
@@ -49,7 +57,7 @@ def recur_in_chunks(
         The hidden states after every step, `[length, batch, features]`, and the state after the last.
     """
     state, (hidden, *_) = _run(cell, reverse, weights, inputs, initial_state, mask, save=False)
-    return _zero_masked(mask, hidden), state
+    return zero_masked(mask, hidden), state
 
 
 def _forward(
@@ -61,7 +69,7 @@ def _forward(
     mask: Array | None,
 ) -> tuple[tuple[Array, State], Tree]:
     state, saved = _run(cell, reverse, weights, inputs, initial_state, mask, save=True)
-    return (_zero_masked(mask, saved[0]), state), (weights, inputs, initial_state, mask, saved)
+    return (zero_masked(mask, saved[0]), state), (weights, inputs, initial_state, mask, saved)
 
 
 def _run(
@@ -87,7 +95,7 @@ def _run(
     def advance(state: State, step: tuple[Gates, Array | None]) -> tuple[State, Tree]:
         gates, keep = step
         from_state = layout.split(cell, layout.multiply(state[-1], kernel), recurrent_bias)
-        new, kept = _cast(cell.advance(_widen(state), gates, from_state), inputs.dtype)
+        new, kept = cast(cell.advance(widen(state), gates, from_state), inputs.dtype)
         new = layout.select(keep, new, state)
         # The hidden state before a step need not be saved: it is the one after the step before.
         return new, (layout.turn(new[-1]), state[:-1], kept) if save else (layout.turn(new[-1]),)
@@ -103,36 +111,25 @@ def _backward(
     weights, inputs, initial_state, mask, (hidden, others, kept) = residuals
     layout = _choose_layout(weights, inputs)
     kernel = layout.turn(weights.recurrent_kernel.T)
-    first = initial_state[-1][None]
-    # The hidden state before each step, [length, batch, features]
-    before = jnp.concatenate([hidden[1:], first] if reverse else [first, hidden[:-1]])
+    before = shift_hidden(initial_state[-1], hidden, reverse)
 
     def retreat(gradient: State, step: Tree) -> tuple[State, list[Array]]:
         others, before, kept, keep, of_output = step
         gradient = (*gradient[:-1], gradient[-1] + layout.turn(of_output))
         state = (*others, layout.turn(before))
         # Of the gates of x W_x + b and, where they are others, of h W_h + b_h
-        old, *of_gates = cell.differentiate(_widen(state), _widen(kept), gradient)
+        old, *of_gates = cell.differentiate(widen(state), widen(kept), gradient)
         old = layout.select(keep, old, gradient)
         joined = [layout.join(gates, keep).astype(inputs.dtype) for gates in of_gates]
         through_kernel = layout.multiply(joined[-1], kernel)
         return (*old[:-1], old[-1] + through_kernel), [layout.turn(gates) for gates in joined]
 
-    turned = tuple(layout.turn(_widen(one)) for one in gradients[1])
-    steps = (others, before, kept, mask, _zero_masked(mask, gradients[0]))
+    turned = tuple(layout.turn(widen(one)) for one in gradients[1])
+    steps = (others, before, kept, mask, zero_masked(mask, gradients[0]))
     state_gradient, of_gates = _scan_chunks(retreat, _list_steps, turned, steps, not reverse)
-    of_inputs, of_state = of_gates[0], of_gates[-1]
-    if len(of_gates) == 1:
-        of_both = _sum_products(jnp.concatenate([inputs, before], axis=-1), of_inputs)
-        of_input_kernel, of_recurrent_kernel = jnp.split(of_both, [inputs.shape[-1]])
-    else:
-        of_input_kernel, of_recurrent_kernel = _sum_products(inputs, of_inputs), _sum_products(before, of_state)
-    of_bias = _widen(of_inputs).sum((0, 1))
-    of_recurrent_bias = None if weights.recurrent_bias is None else _widen(of_state).sum((0, 1))
-    input_gradient = _multiply(of_inputs, weights.input_kernel.T)
-    weight_gradients = RecurrentWeights(of_input_kernel, of_recurrent_kernel, of_bias, of_recurrent_bias)
+    weight_gradients, input_gradient = differentiate_products(weights, inputs, before, of_gates)
     initial_gradient = tuple(map(layout.turn, state_gradient))
-    return *_cast((weight_gradients, input_gradient, initial_gradient), inputs.dtype), None
+    return *cast((weight_gradients, input_gradient, initial_gradient), inputs.dtype), None
 
 
 recur_in_chunks.defvjp(_forward, _backward)
@@ -152,14 +149,14 @@ class _Layout(NamedTuple):
         return array.swapaxes(-1, -2) if self.in_columns else array
 
     def multiply(self, state: Array, kernel: Array) -> Array:
-        return _multiply(kernel, state) if self.in_columns else _multiply(state, kernel)
+        return multiply(kernel, state) if self.in_columns else multiply(state, kernel)
 
     def project(self, rows: Array, kernel: Array) -> list[Array]:
         """Multiplies all steps of a chunk, `[steps, batch, inputs]`, and lists the products in this layout."""
         if not self.in_columns:
-            return list(_multiply(rows, kernel))
+            return list(multiply(rows, kernel))
         # [num_gates * features, steps, batch]
-        projected = jnp.einsum("oi,sbi->osb", kernel, rows, preferred_element_type=_wide(rows.dtype))
+        projected = jnp.einsum("oi,sbi->osb", kernel, rows, preferred_element_type=wide(rows.dtype))
         return [projected[:, step] for step in range(len(rows))]
 
     def split(self, cell: RecurrentCell, joined: Array, bias: Array | None) -> Gates:
@@ -179,7 +176,7 @@ class _Layout(NamedTuple):
 
 def _choose_layout(weights: RecurrentWeights, inputs: Array) -> _Layout:
     is_large = weights.recurrent_kernel.size >= _LEAST_WEIGHTS_FOR_COLUMNS
-    is_wide = inputs.dtype == _wide(inputs.dtype)
+    is_wide = inputs.dtype == wide(inputs.dtype)
     return _Layout(is_wide and is_large and inputs.shape[1] % _BATCH_MULTIPLE_FOR_COLUMNS == 0)
 
 
@@ -232,32 +229,3 @@ def _choose_chunk_size(length: int) -> int:
 def _list_steps(arrays: Tree, length: int | None = None) -> list[Tree]:
     length = jax.tree.leaves(arrays)[0].shape[0] if length is None else length
     return [jax.tree.map(lambda array, step=step: array[step], arrays) for step in range(length)]
-
-
-def _multiply(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, preferred_element_type=_wide(left.dtype))
-
-
-def _sum_products(left: Array, right: Array) -> Array:
-    """Sums the products of all steps and examples, `[length, batch, ...]`, to `[left features, right features]`."""
-    terms = "tbi,tbo->io"
-    if jax.device_count() == 1:
-        # Merged into one axis, neither side is copied first; but a batch sharded over devices would be gathered.
-        left, right, terms = left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]), "ni,no->io"
-    return jnp.einsum(terms, left, right, preferred_element_type=_wide(left.dtype))
-
-
-def _zero_masked(mask: Array | None, steps: Array) -> Array:
-    return steps if mask is None else jnp.where(mask[:, :, None], steps, 0)
-
-
-def _wide(dtype: DTypeLike) -> DTypeLike:
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def _cast(tree: Tree, dtype: DTypeLike) -> Tree:
-    return jax.tree.map(lambda array: array.astype(dtype), tree)
-
-
-def _widen(tree: Tree) -> Tree:
-    return jax.tree.map(lambda array: array.astype(_wide(array.dtype)), tree)
