@@ -101,6 +101,8 @@ def test_value_errors(call, match):
         ),
         (lambda: ops.max_pool2d(IMAGES, (3, 2), implementation="codes"), r"\(2, 2\); got \(3, 2\) and \(3, 2\)"),
         (lambda: ops.attention(QUERY, KEY, KEY, return_weights=True, implementation="fused"), "returns no weights"),
+        (lambda: ops.attention(QUERY, KEY, KEY, return_weights=True, implementation="cudnn"), "returns no weights"),
+        (lambda: ops.attention(QUERY[0], KEY[0], KEY[0], implementation="cudnn"), r"one batch axis .*got \(3, 1, 5\)"),
         (lambda: ops.attention(QUERY[0], KEY[0], KEY[0], implementation="fused"), r"one batch axis .*got \(3, 1, 5\)"),
     ],
 )
