@@ -33,8 +33,11 @@ def elman(
 
     Implementations: `"xla"` is a scan over the steps and the reference. `"chunked"` computes the same values in chunks
     of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode
-    derivative (`jax.jvp`). None means `"chunked"` on a CPU, except for one step, one example or a small kernel,
-    otherwise `"xla"`.
+    derivative (`jax.jvp`). `"pallas"` keeps the recurrent
+    weights on chip over all steps, with any mask, on a Hopper GPU with jax 0.12 or newer: at most 896 features in
+    bfloat16 and 512 in float32, whose recurrent products round to TF32; first derivatives only, and inside
+    `jax.shard_map` with `check_vma=False`. None means `"chunked"` on a CPU, except for one step, one example or a small
+    kernel, otherwise `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
@@ -46,13 +49,14 @@ def elman(
         mask: `[batch, length]`, also if time-major; masked steps keep the state and put out zeros.
         reverse: go from the last step to the first; with trailing padding this starts at the last real token.
         time_major: inputs and outputs have time first.
-        implementation: `"xla"`, `"chunked"`, or None to choose.
+        implementation: `"xla"`, `"chunked"`, `"pallas"`, or None to choose.
 
     Returns:
         A `RecurrentOutput` whose final state is the hidden state `[batch, features]`.
 
     Raises:
         ValueError: the shapes do not fit, or there is no activation or implementation of that name.
+        NotImplementedError: the named implementation cannot serve this call.
 
     Example:
         >>> elman(jnp.ones((2, 5, 3)), jnp.ones((3, 4)), jnp.ones((4, 4)), jnp.zeros(4)).outputs.shape

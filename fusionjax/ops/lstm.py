@@ -52,8 +52,11 @@ def lstm(
     of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode
     derivative (`jax.jvp`). `"cudnn"` is `jax.experimental.rnn` on an NVIDIA GPU: float32 arrays only, no mask, no
     `jax.vmap`, first derivatives only; its products round to TF32 unless `jax.default_matmul_precision("highest")` asks
-    for full float32. None means `"chunked"` on a CPU, except for one step, one example or a small kernel,
-    otherwise `"xla"`.
+    for full float32. `"pallas"` keeps the recurrent
+    weights on chip over all steps, with any mask, on a Hopper GPU with jax 0.12 or newer: at most 512 features in
+    bfloat16 and 256 in float32, whose recurrent products round to TF32; first derivatives only, and inside
+    `jax.shard_map` with `check_vma=False`. None means `"chunked"` on a CPU, except for one step, one example or a small
+    kernel, otherwise `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
@@ -64,7 +67,7 @@ def lstm(
         mask: `[batch, length]`, also if time-major; masked steps keep the state and put out zeros.
         reverse: go from the last step to the first; with trailing padding this starts at the last real token.
         time_major: inputs and outputs have time first.
-        implementation: `"xla"`, `"chunked"`, `"cudnn"`, or None to choose.
+        implementation: `"xla"`, `"chunked"`, `"cudnn"`, `"pallas"`, or None to choose.
 
     Returns:
         A `RecurrentOutput` whose final state is an `LSTMState`.

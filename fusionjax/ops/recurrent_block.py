@@ -120,14 +120,14 @@ class Block(NamedTuple):
 
     def copy(self, source: Any, target: Any) -> None:
         """Copies global to shared memory."""
-        from jax.experimental.pallas import mosaic_gpu as plgpu
+        plgpu = _mosaic()
 
         plgpu.copy_gmem_to_smem(source, target, self.loaded)
         plgpu.barrier_wait(self.loaded)
 
     def meet(self) -> None:
         """Waits until all blocks of the cluster have written their part of a row."""
-        from jax.experimental.pallas import mosaic_gpu as plgpu
+        plgpu = _mosaic()
 
         _fence()
         plgpu.barrier_arrive(self.met)
@@ -137,7 +137,8 @@ class Block(NamedTuple):
     def multiply_each_gate(self) -> Gates:
         """Multiplies the row by the weights of each gate."""
         from jax.experimental import pallas as pl
-        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        plgpu = _mosaic()
 
         def multiply(*sums: Any) -> Gates:
             self._multiply(list(enumerate(sums)))
@@ -149,7 +150,8 @@ class Block(NamedTuple):
     def multiply_all_gates(self, source: Any) -> Array:
         """Copies a row for each gate, `[64, gates, features]`, multiplies it by the gate's weights, and sums these."""
         from jax.experimental import pallas as pl
-        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        plgpu = _mosaic()
 
         def multiply(total: Any) -> Array:
             def add(gate: Array, carry: None) -> None:
@@ -165,7 +167,8 @@ class Block(NamedTuple):
     def _multiply(self, gates_and_sums: list[tuple[Any, Any]]) -> None:
         """Adds the product of the row and a gate's weights to each sum, 128 bytes of a row at a time."""
         from jax.experimental import pallas as pl
-        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        plgpu = _mosaic()
 
         width = _tile_width(self.row.dtype)
 
@@ -179,7 +182,7 @@ class Block(NamedTuple):
 
     def select(self, mask: Any, step: Array, new: tuple[Array, ...], old: tuple[Array, ...]) -> tuple[Array, ...]:
         """Takes the new values where the mask keeps the step."""
-        from jax.experimental.pallas import mosaic_gpu as plgpu
+        plgpu = _mosaic()
 
         if mask is None:
             return new
@@ -205,16 +208,21 @@ def launch(
 ) -> Any:
     """Calls a function in every block, with references to the arguments and to the results in global memory."""
     from jax.experimental import pallas as pl
-    from jax.experimental.pallas import mosaic_gpu as plgpu
 
-    operands, operand_tree = jax.tree.flatten(arguments)
-    outputs, output_tree = jax.tree.flatten(results)
+    plgpu = _mosaic()
+
+    operands, outputs = jax.tree.leaves(arguments), jax.tree.leaves(results)
+    operand_tree, output_tree = jax.tree.structure(arguments), jax.tree.structure(results)
 
     def body(*refs: Any, **scratch: Any) -> None:
         rows = pl.ds(lax.axis_index("rows") * ROWS, ROWS)
         own = pl.ds(lax.axis_index("units") * split.units, split.units)
         block = Block(split, rows, own, **scratch)
-        run(block, operand_tree.unflatten(refs[: len(operands)]), output_tree.unflatten(refs[len(operands) :]))
+        run(
+            block,
+            jax.tree.unflatten(operand_tree, refs[: len(operands)]),
+            jax.tree.unflatten(output_tree, refs[len(operands) :]),
+        )
 
     scratch = {
         "weights": plgpu.SMEM((gates, split.units, split.features), dtype),
@@ -233,7 +241,7 @@ def launch(
         # The processor's own tanh errs by 2^-11, four times less than bfloat16 rounds.
         compiler_params=plgpu.CompilerParams(approx_math=dtype == jnp.bfloat16),
     )
-    return output_tree.unflatten(kernel(*operands))
+    return jax.tree.unflatten(output_tree, kernel(*operands))
 
 
 def _tile_width(dtype: DTypeLike) -> int:
@@ -241,9 +249,17 @@ def _tile_width(dtype: DTypeLike) -> int:
     return 128 // jnp.dtype(dtype).itemsize
 
 
+def _mosaic() -> Any:
+    """Imports Pallas's functions for NVIDIA GPUs where a kernel is traced; they differ between versions of jax."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    return mosaic_gpu
+
+
 def _fence() -> None:
     from jax.experimental.mosaic import gpu as mgpu
-    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    plgpu = _mosaic()
     from jaxlib.mlir import ir
     from jaxlib.mlir.dialects import llvm
 
@@ -257,14 +273,14 @@ def _fence() -> None:
 
 def read(ref: Any, *index: Any) -> Array:
     """Reads a part of an array in global memory, as float32."""
-    from jax.experimental.pallas import mosaic_gpu as plgpu
+    plgpu = _mosaic()
 
     return plgpu.load(ref.at[index], optimized=False).astype(jnp.float32)
 
 
 def write(ref: Any, value: Array, *index: Any) -> None:
     """Writes a part of an array in global memory, in its dtype."""
-    from jax.experimental.pallas import mosaic_gpu as plgpu
+    plgpu = _mosaic()
 
     plgpu.store(ref.at[index], value.astype(ref.dtype), optimized=False)
 

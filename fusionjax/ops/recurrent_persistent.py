@@ -137,8 +137,8 @@ def _backward(
         _pad(split, zero_masked(mask, gradients[0]), rows=1, units=(2,)),
         tuple(_pad(split, one, rows=0, units=(1,)) for one in gradients[1]),
     )
-    of_gates, of_initial = retreat_kernel(cell, reverse, split, arguments)
-    of_gates = [one[:, :batch, :, :features].reshape(length, batch, -1) for one in of_gates]
+    padded, of_initial = retreat_kernel(cell, reverse, split, arguments)
+    of_gates = [one[:, :batch, :, :features].reshape(length, batch, -1) for one in padded]
     of_weights, of_inputs = differentiate_products(weights, inputs, before, of_gates)
     of_state = tuple(one[:batch, :features] for one in of_initial)
     return *cast((of_weights, of_inputs, of_state), inputs.dtype), None
