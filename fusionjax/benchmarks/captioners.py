@@ -66,7 +66,8 @@ class TransformerCaptioner(nn.Module):
     def prepare(self, features: jax.Array) -> tuple[Any, Any]:
         """Projects the cells for every block, and makes empty caches."""
         memory = [block.project_memory(features) for block in self.block]
-        return memory, [block.init_cache(len(features), self.workload.steps) for block in self.block]
+        rows, steps = len(features), self.workload.steps
+        return memory, [block.init_cache(rows, steps, is_uniform=True) for block in self.block]
 
     def step(self, memory: Any, carry: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
         """Reads a word of each row and scores the next."""

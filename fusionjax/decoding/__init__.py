@@ -24,8 +24,9 @@ All searches are one `lax.while_loop` that ends as soon as every row has ended, 
 """
 
 from fusionjax.decoding.beam import BeamSearchOutput, beam_search
+from fusionjax.decoding.carry import RowCarry
 from fusionjax.decoding.greedy import greedy_search
 from fusionjax.decoding.sampling import sample
 from fusionjax.decoding.step import DecodingOutput, Step
 
-__all__ = ["BeamSearchOutput", "DecodingOutput", "Step", "beam_search", "greedy_search", "sample"]
+__all__ = ["BeamSearchOutput", "DecodingOutput", "RowCarry", "Step", "beam_search", "greedy_search", "sample"]

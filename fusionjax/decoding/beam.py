@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from fusionjax.decoding.carry import follow_carry, repeat_carry
 from fusionjax.decoding.step import PADDING_TOKEN, Step, check_step
+from fusionjax.decoding.top_k import top_k
 
 
 class BeamSearchOutput(NamedTuple):
@@ -73,7 +75,7 @@ def beam_search(
     Args:
         step: `step(carry, tokens[rows]) -> (carry, logits[rows, vocab_size])`, closing over what is constant.
         carry: what the first step receives, for `batch` rows: a pytree of arrays `[batch, ...]`, repeated here for the
-            beams, or scalars, which all rows share.
+            beams, scalars, which all rows share, or nodes that are a `RowCarry`.
         batch: how many examples.
         max_length: at most so many words, the end token included.
         num_beams: how many sequences are kept per example.
@@ -111,14 +113,11 @@ def beam_search(
         carry, logits = step(state.carry, state.last)
         logits = jnp.where(allowed, logits.astype(jnp.float32), -jnp.inf)
         beams, parents, last = _select(state.beams, logits, state.position, end_token, length_penalty)
-        # [batch * beams]
-        rows = (jnp.arange(batch)[:, None] * num_beams + parents).reshape(-1)
-        carry = jax.tree.map(lambda leaf: leaf[rows] if jnp.ndim(leaf) else leaf, carry)
-        return _State(state.position + 1, carry, last.reshape(-1), beams)
+        return _State(state.position + 1, follow_carry(carry, parents), last.reshape(-1), beams)
 
     first = _State(
         position=jnp.int32(0),
-        carry=jax.tree.map(lambda leaf: jnp.repeat(leaf, num_beams, axis=0) if jnp.ndim(leaf) else leaf, carry),
+        carry=repeat_carry(carry, num_beams),
         last=jnp.full(batch * num_beams, start_token, jnp.int32),
         beams=_start_beams(batch, num_beams, max_length),
     )
@@ -163,7 +162,7 @@ def _select(
     logsumexp) and never normalised; what competes is `[batch, beams, beams]`.
     """
     batch, num_beams, _ = beams.tokens.shape
-    values, words = lax.top_k(logits, min(num_beams, logits.shape[1]))
+    values, words = top_k(logits, min(num_beams, logits.shape[1]))
     gains = values - jax.nn.logsumexp(logits, axis=1, keepdims=True)
     # [batch, beams, best continuations]
     gains, words = gains.reshape(batch, num_beams, -1), words.reshape(batch, num_beams, -1)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from fusionjax.decoding.nucleus import keep_nucleus
 from fusionjax.decoding.step import DecodingOutput, Step, decode
+from fusionjax.decoding.top_k import top_k as find_top_k
 
 
 def sample(
@@ -105,7 +105,7 @@ def draw_tokens(
     """
     tokens = None
     if top_k is not None and top_k < logits.shape[1]:
-        logits, tokens = lax.top_k(logits, top_k)
+        logits, tokens = find_top_k(logits, top_k)
     weights = jnp.exp(logits - logits.max(axis=1, keepdims=True))
     if top_p is not None:
         weights = keep_nucleus(weights, top_p)

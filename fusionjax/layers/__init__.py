@@ -6,10 +6,9 @@ from fusionjax.layers.conv import Conv
 from fusionjax.layers.dense import Dense
 from fusionjax.layers.elman import Elman
 from fusionjax.layers.gru import GRU
+from fusionjax.layers.key_value_cache import KeyValue, KeyValueCache
 from fusionjax.layers.lstm import LSTM
 from fusionjax.layers.multi_head_attention import (
-    KeyValue,
-    KeyValueCache,
     MultiHeadAttention,
     MultiHeadAttentionOutput,
 )

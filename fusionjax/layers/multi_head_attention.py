@@ -1,45 +1,16 @@
 """Multi-head attention, with a cache for decoding."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
-import flax.struct
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from fusionjax.layers.dense import Dense
+from fusionjax.layers.key_value_cache import KeyValue, KeyValueCache
 from fusionjax.ops import attention, combine_masks
-
-
-class KeyValue(NamedTuple):
-    """Projected keys and values.
-
-    Attributes:
-        key: `[batch, keys, heads, head_dim]`.
-        value: `[batch, keys, heads, head_dim]`.
-    """
-
-    key: Float[Array, "batch keys heads head_dim"]
-    value: Float[Array, "batch keys heads head_dim"]
-
-
-@flax.struct.dataclass
-class KeyValueCache:
-    """The keys and values of the tokens decoded so far; every array has the batch axis first.
-
-    Attributes:
-        key: `[batch, max_length, heads, head_dim]`, zero after `index`.
-        value: `[batch, max_length, heads, head_dim]`, zero after `index`.
-        index: `[batch]`, int32: how many tokens each row holds.
-    """
-
-    # Not Array: transformations put shapes, shardings and other stand-ins into pytrees.
-    key: Any
-    value: Any
-    index: Any
 
 
 class MultiHeadAttentionOutput(NamedTuple):
@@ -138,31 +109,36 @@ class MultiHeadAttention(nn.Module):
         mask = _expand_mask(mask)
         # [batch, queries, heads, head_dim]
         query = self._project_heads(queries, "query", features)
-        projected = keys_values_projected
-        if projected is None:
+        if keys_values_projected is None:
             source = queries if keys_values is None else keys_values
-            projected = KeyValue(
-                self._project_heads(source, "key", features), self._project_heads(source, "value", features)
-            )
+            # [batch, keys, heads, head_dim]
+            key, value = (self._project_heads(source, name, features) for name in ("key", "value"))
+        else:
+            key, value = (array.swapaxes(1, 2) for array in keys_values_projected)
         if cache is not None:
-            mask = combine_masks(mask, _seen(cache.index, queries.shape[1], cache.key.shape[1]))
-            cache = _extend(cache, projected)
-            projected = KeyValue(cache.key, cache.value)
-        query, mask = _group_rows(query, mask, projected.key.shape[0], is_causal)
+            mask = combine_masks(mask, cache.see(queries.shape[1]))
+            cache = cache.extend(KeyValue(key.swapaxes(1, 2), value.swapaxes(1, 2)))
+            mask = cache.spread(mask)
+            key, value = cache.key.swapaxes(1, 2), cache.value.swapaxes(1, 2)
+        query, mask = _group_rows(query, mask, key.shape[0], is_causal and cache is None)
         output = attention(
             query,
-            projected.key.astype(query.dtype),
-            projected.value.astype(query.dtype),
+            key.astype(query.dtype),
+            value.astype(query.dtype),
             mask=mask,
             is_causal=is_causal and cache is None,
             return_weights=return_weights,
             implementation=self.implementation,
         )
+        weights = _ungroup_weights(output.weights, queries.shape)
+        if weights is not None and cache is not None and cache.copies > 1:
+            # Of the copies side by side a row saw one.
+            weights = weights.reshape(*weights.shape[:3], -1, cache.copies).sum(-1)
         # [batch, queries, heads * head_dim]
         values = output.values.reshape(*queries.shape[:2], -1)
         values = self._dense(values, "out", features)
         values = self.dropout(values, deterministic=deterministic)
-        return MultiHeadAttentionOutput(values, _ungroup_weights(output.weights, queries.shape), cache)
+        return MultiHeadAttentionOutput(values, weights, cache)
 
     def project(self, keys_values: Float[Array, "batch keys key_features"]) -> KeyValue:
         """Projects keys and values once, for many calls; needs `features` or `head_dim`.
@@ -177,18 +153,22 @@ class MultiHeadAttention(nn.Module):
             ValueError: neither `features` nor `head_dim` is given.
         """
         features = self._known_features("project")
-        return KeyValue(
-            self._project_heads(keys_values, "key", features), self._project_heads(keys_values, "value", features)
-        )
+        # [batch, heads, keys, head_dim]
+        key, value = (self._project_heads(keys_values, name, features).swapaxes(1, 2) for name in ("key", "value"))
+        # XLA would else lay the heads out anew at every step of a loop that reads them.
+        return lax.optimization_barrier(KeyValue(key, value))
 
     @nn.nowrap
-    def init_cache(self, batch: int, max_length: int, dtype: Dtype | None = None) -> KeyValueCache:
+    def init_cache(
+        self, batch: int, max_length: int, dtype: Dtype | None = None, *, is_uniform: bool = False
+    ) -> KeyValueCache:
         """Makes an empty cache; needs `features` or `head_dim`.
 
         Args:
             batch: number of rows.
             max_length: how many tokens it can hold; later ones would overwrite the last.
             dtype: dtype of keys and values; None for that of the computation.
+            is_uniform: all rows always hold the same number of tokens, so that a step writes in place.
 
         Returns:
             A `KeyValueCache` of zeros.
@@ -197,8 +177,8 @@ class MultiHeadAttention(nn.Module):
             ValueError: neither `features` nor `head_dim` is given.
         """
         head_dim = self._size_of_heads(self._known_features("init_cache"))
-        zeros = jnp.zeros((batch, max_length, self.num_heads, head_dim), dtype or self.dtype or self.param_dtype)
-        return KeyValueCache(zeros, zeros, jnp.zeros(batch, jnp.int32))
+        zeros = jnp.zeros((batch, self.num_heads, max_length, head_dim), dtype or self.dtype or self.param_dtype)
+        return KeyValueCache(zeros, zeros, jnp.zeros(batch, jnp.int32), is_uniform=is_uniform)
 
     @nn.compact
     def _dense(self, inputs: Array, name: str, features: int) -> Array:
@@ -251,20 +231,6 @@ class MultiHeadAttention(nn.Module):
 
 def _expand_mask(mask: Array | None) -> Array | None:
     return mask[:, None, None, :] if mask is not None and mask.ndim == 2 else mask
-
-
-def _seen(index: Array, queries: int, max_length: int) -> Array:
-    """Says which cached keys each new token may see, `[batch, 1, queries, max_length]`."""
-    positions = index[:, None] + jnp.arange(queries)
-    return (jnp.arange(max_length) <= positions[:, :, None])[:, None]
-
-
-def _extend(cache: KeyValueCache, new: KeyValue) -> KeyValueCache:
-    """Writes the new keys and values behind those that each row holds."""
-    write = jax.vmap(lambda old, rows, start: lax.dynamic_update_slice_in_dim(old, rows, start, 0))
-    key = write(cache.key, new.key.astype(cache.key.dtype), cache.index)
-    value = write(cache.value, new.value.astype(cache.value.dtype), cache.index)
-    return KeyValueCache(key, value, cache.index + new.key.shape[1])
 
 
 def _group_rows(query: Array, mask: Array | None, rows: int, is_causal: bool) -> tuple[Array, Array | None]:

@@ -10,7 +10,8 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
 from fusionjax.layers.dense import Dense
-from fusionjax.layers.multi_head_attention import KeyValue, KeyValueCache, MultiHeadAttention
+from fusionjax.layers.key_value_cache import KeyValue, KeyValueCache
+from fusionjax.layers.multi_head_attention import MultiHeadAttention
 from fusionjax.ops.implementations import on_platform
 from fusionjax.ops.micro_batches import map_micro_batches
 
@@ -189,19 +190,23 @@ class TransformerBlock(nn.Module):
         return self.cross_attention.project(memory)
 
     @nn.nowrap
-    def init_cache(self, batch: int, max_length: int, dtype: Dtype | None = None) -> KeyValueCache:
+    def init_cache(
+        self, batch: int, max_length: int, dtype: Dtype | None = None, *, is_uniform: bool = False
+    ) -> KeyValueCache:
         """Makes an empty cache of the self-attention.
 
         Args:
             batch: number of rows.
             max_length: how many tokens it can hold.
             dtype: dtype of keys and values; None for that of the computation.
+            is_uniform: all rows always hold the same number of tokens, so that a step writes in place.
 
         Returns:
             A `KeyValueCache` of zeros.
         """
         attention = MultiHeadAttention(self.num_heads, self.features, parent=None)
-        return attention.init_cache(batch, max_length, dtype or self.dtype or self.param_dtype)
+        dtype = dtype or self.dtype or self.param_dtype
+        return attention.init_cache(batch, max_length, dtype, is_uniform=is_uniform)
 
     @nn.compact
     def _perceive(self, tokens: Array) -> Array:

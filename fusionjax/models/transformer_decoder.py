@@ -132,7 +132,7 @@ class TransformerDecoder(nn.Module):
         if max_length > self.max_length:
             raise ValueError(f"max_length must be at most the decoder's {self.max_length}; got {max_length}. Lower it.")
         batch, dtype = features.tokens.shape[0], self.dtype or self.param_dtype
-        caches = tuple(block.init_cache(batch, max_length, dtype) for block in self.blocks)
+        caches = tuple(block.init_cache(batch, max_length, dtype, is_uniform=True) for block in self.blocks)
         return self._read(features), TransformerCarry(caches)
 
     def step(

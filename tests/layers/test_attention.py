@@ -112,7 +112,7 @@ def test_additive_attention_with_keys_projected_once():
 
 def test_key_value_cache_holds_the_dtype_asked_for():
     cache = layers.MultiHeadAttention(2, head_dim=5).init_cache(3, 7, jnp.bfloat16)
-    assert (cache.key.shape, cache.key.dtype, cache.index.dtype) == ((3, 7, 2, 5), jnp.bfloat16, jnp.int32)
+    assert (cache.key.shape, cache.key.dtype, cache.index.dtype) == ((3, 2, 7, 5), jnp.bfloat16, jnp.int32)
 
 
 TOKENS, MEMORY = random(2, 5, 6), random(2, 7, 6)
