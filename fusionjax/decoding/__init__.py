@@ -20,6 +20,9 @@ memory, rows = batch x copies and the copies of one example lie side by side:
     greedy_search(step, hidden, batch=batch, max_length=20)                 # copies = 1
     beam_search(step, hidden, batch=batch, max_length=20, num_beams=3)      # copies = 3, the same step and carry
 
+A part of the carry that is a `RowCarry` is asked to follow the chosen beams itself, as a cache of keys and values does
+without moving them.
+
 All searches are one `lax.while_loop` that ends as soon as every row has ended, and may be called inside `jax.jit`.
 """
 

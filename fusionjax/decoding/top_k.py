@@ -31,7 +31,8 @@ def top_k(
     rows, choices = scores.shape
     blocks = choices // _WIDTH
     if 2 * count > blocks:
-        return lax.top_k(scores, count)
+        values, best = lax.top_k(scores, count)
+        return values, best
     rest = blocks * _WIDTH
     maxima = scores[:, :rest].reshape(rows, blocks, _WIDTH).max(axis=2)
     chosen = jnp.sort(lax.top_k(maxima, count)[1], axis=1)

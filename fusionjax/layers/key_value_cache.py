@@ -1,5 +1,6 @@
 """Keys and values that attention has projected, and the cache of those of the tokens decoded so far."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -66,7 +67,8 @@ class KeyValueCache:
         if origins is not None:
             own = jnp.broadcast_to(_own(origins.shape[0], self.copies), (origins.shape[0], tokens))
             origins = _write(origins, own, index, axis=1)
-        return self.replace(
+        return dataclasses.replace(
+            self,
             key=_write(self.key, self._join(new.key), start * self.copies, axis=2),
             value=_write(self.value, self._join(new.value), start * self.copies, axis=2),
             index=self.index + tokens,
@@ -121,7 +123,8 @@ class KeyValueCache:
         if copies == 1:
             return self
         rows, max_length = self.key.shape[0] * copies, self.key.shape[2]
-        return self.replace(
+        return dataclasses.replace(
+            self,
             key=jnp.repeat(self.key, copies, axis=2),
             value=jnp.repeat(self.value, copies, axis=2),
             index=jnp.repeat(self.index, copies),
@@ -141,7 +144,7 @@ class KeyValueCache:
         if self.origins is None:
             return self
         rows = (jnp.arange(parents.shape[0])[:, None] * self.copies + parents).reshape(-1)
-        return self.replace(index=self.index[rows], origins=self.origins[rows])
+        return dataclasses.replace(self, index=self.index[rows], origins=self.origins[rows])
 
     def _join(self, new: Array) -> Array:
         """From rows to what stands side by side: `[batch, heads, tokens * copies, head_dim]`."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from fusionjax.layers.dense import Dense
 from fusionjax.layers.key_value_cache import KeyValue, KeyValueCache
-from fusionjax.ops import attention, combine_masks
+from fusionjax.ops import attention
 
 
 class MultiHeadAttentionOutput(NamedTuple):
@@ -116,9 +116,9 @@ class MultiHeadAttention(nn.Module):
         else:
             key, value = (array.swapaxes(1, 2) for array in keys_values_projected)
         if cache is not None:
-            mask = combine_masks(mask, cache.see(queries.shape[1]))
+            seen = cache.see(queries.shape[1])
             cache = cache.extend(KeyValue(key.swapaxes(1, 2), value.swapaxes(1, 2)))
-            mask = cache.spread(mask)
+            mask = cache.spread(seen if mask is None else mask & seen)
             key, value = cache.key.swapaxes(1, 2), cache.value.swapaxes(1, 2)
         query, mask = _group_rows(query, mask, key.shape[0], is_causal and cache is None)
         output = attention(

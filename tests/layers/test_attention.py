@@ -72,6 +72,29 @@ def test_projected_memory_serves_several_rows_each(per_query):
     close(shared.weights, repeated.weights)
 
 
+@pytest.mark.parametrize("is_uniform", [False, True])
+def test_beams_that_share_a_cache_read_what_moved_caches_hold(is_uniform):
+    model, tokens = layers.MultiHeadAttention(2, 6), random(5, 6, 3, 6)
+    variables = init(model, tokens[0])
+    mask = jnp.asarray(np.random.default_rng(0).random((6, 11)) > 0.3)
+    step = jax.jit(lambda tokens, cache: model.apply(variables, tokens, mask=mask, cache=cache, return_weights=True))
+    # Two examples with a token each, then three beams of each; two more tokens a step.
+    cache = model.init_cache(2, 11, is_uniform=is_uniform)
+    cache = model.apply(variables, tokens[0, :2, :1], cache=cache).cache
+    shared, moved = cache.repeat_rows(3), jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=0), cache)
+    for parents, following in zip(
+        [[[0, 1, 2], [2, 2, 0]], [[1, 1, 0], [2, 0, 1]], [[2, 2, 1], [0, 0, 0]]], tokens[1:4], strict=True
+    ):
+        shared, moved = step(following[:, :2], shared), step(following[:, :2], moved)
+        close(shared.values, moved.values)
+        close(shared.weights, moved.weights)
+        rows = (jnp.array([[0], [3]]) + jnp.array(parents)).reshape(-1)
+        shared = shared.cache.follow_rows(jnp.array(parents))
+        moved = jax.tree.map(lambda leaf, rows=rows: leaf[rows], moved.cache)
+    assert shared.key.shape == (2, 2, 33, 3) and moved.key.shape == (6, 2, 11, 3)
+    np.testing.assert_array_equal(shared.index, moved.index)
+
+
 def test_causal_attention_ignores_what_follows():
     model, tokens = layers.MultiHeadAttention(2), random(2, 5, 6)
     variables = init(model, tokens)
@@ -127,6 +150,7 @@ KNOWN = layers.MultiHeadAttention(2, 6)
         (lambda: init(KNOWN, TOKENS, MEMORY, cache=KNOWN.init_cache(2, 7)), "got keys_values and cache"),
         (lambda: init(layers.TransformerBlock(2), TOKENS, MEMORY), "got use_cross_attention=False and a memory"),
         (lambda: init(layers.TransformerBlock(2, use_cross_attention=True), TOKENS), "=True and no memory"),
+        (lambda: KNOWN.init_cache(2, 7).repeat_rows(3).repeat_rows(2), "repeated once; got 3 copies of each"),
         (lambda: init(KNOWN, random(3, 5, 6), MEMORY), "multiple of the 2 rows of keys, without is_causal; got 3"),
     ],
 )

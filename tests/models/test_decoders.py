@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fusionjax.decoding import beam_search
 from fusionjax.encoders import Features
 from fusionjax.models import AttentionLSTMDecoder, LSTMDecoder, TransformerDecoder
 from fusionjax.models.words import WordTable
@@ -49,6 +50,29 @@ def test_step_by_step_equals_teacher_forcing(row, dtype) -> None:
     np.testing.assert_allclose(
         np.float32(written), np.float32(taught.logits), rtol=tolerance, atol=tolerance * max(largest, 1)
     )
+
+
+def test_beams_share_a_cache_as_if_each_had_its_own() -> None:
+    decoder = DECODERS[2].build(None)
+    variables = draw_variables(decoder, IMAGE, TOKENS)
+
+    def search(is_shared: bool):
+        memory, carry = decoder.apply(variables, IMAGE, 7, method="prepare")
+        leaves, structure = jax.tree.flatten(carry)
+
+        def step(carry, tokens):
+            # Arrays alone are moved with their beams.
+            carry = carry if is_shared else jax.tree.unflatten(structure, carry)
+            carry, logits = decoder.apply(variables, memory, carry, tokens, method="step")
+            return (carry if is_shared else jax.tree.leaves(carry)), logits
+
+        return beam_search(step, carry if is_shared else leaves, batch=2, max_length=7, num_beams=3)
+
+    shared, moved = fast_jit(lambda: (search(True), search(False)))()
+    np.testing.assert_array_equal(shared.beams, moved.beams)
+    np.testing.assert_allclose(shared.scores, moved.scores, rtol=1e-5)
+    # The beams of an example differ, so that it mattered which one each continued.
+    assert len({tuple(beam) for beam in shared.beams[0].tolist()}) == 3
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
