@@ -4,7 +4,7 @@
 # make campaign   ten random kills of a training
 
 PYTHON ?= python3
-PIP_FLAGS ?= --quiet --disable-pip-version-check
+PIP_FLAGS ?= --quiet --disable-pip-version-check --no-compile
 TORCH ?= torch==2.13.0
 DATA ?= ../shared/data/flickr8k-1k
 SEEDS ?= 0 1 2

@@ -47,8 +47,12 @@ def attend(*arrays, implementation, **options):
 
 
 def with_gradients(arrays, implementation, **options):
-    values, pull_back = jax.vjp(partial(attend, implementation=implementation, **options), *arrays)
-    return values, pull_back(jnp.cos(jnp.arange(values.size, dtype=values.dtype)).reshape(values.shape))
+    @jax.jit
+    def run(*arrays):
+        values, pull_back = jax.vjp(partial(attend, implementation=implementation, **options), *arrays)
+        return values, pull_back(jnp.cos(jnp.arange(values.size, dtype=values.dtype)).reshape(values.shape))
+
+    return run(*arrays)
 
 
 def agree(arrays, tolerance=1e-5, **options):
@@ -148,6 +152,7 @@ def test_forward_mode_and_second_derivatives():
     def total(*arrays, implementation):
         return jnp.sum(jnp.sin(attend(*arrays, implementation=implementation, mask=keep(5, 13))))
 
+    @partial(jax.jit, static_argnums=0)
     def derivatives(implementation):
         function = partial(total, implementation=implementation)
         gradient = jax.grad(function, (0, 1, 2))
