@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from fusionjax.ops.apart import compute_apart, is_number_or_not
+from fusionjax.ops.implementations import on_platform
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.micro_batches import sum_micro_batches
-from fusionjax.ops.shifts import Pads, pad_images, shift_images, spread_gradient
+from fusionjax.ops.shifts import Pads, Pair, gradient_pads, pad_images, shift_images, spread_images
 
 # Measured on a CPU. From this size on the C library takes an array's pages from the system anew, so that a padded copy
 # of the images costs more than to compute the borders apart.
@@ -27,9 +29,9 @@ _MOST_PIXELS = 256
 def depthwise_conv2d(
     images: Float[Array, "batch height width channels"],
     kernel: Float[Array, "kernel_height kernel_width 1 features"],
-    strides: tuple[int, int],
+    strides: Pair,
     pads: Pads,
-    dilation: tuple[int, int] = (1, 1),
+    dilation: Pair = (1, 1),
 ) -> Float[Array, "batch out_height out_width features"]:
     """Convolves every channel with kernels of its own: one shifted product for each pixel of the kernel.
 
@@ -89,18 +91,18 @@ def depthwise_obstacle(images: Array, kernel: Array) -> str | None:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _depthwise(images: Array, kernel: Array, strides: tuple[int, int], pads: Pads, dilation: tuple[int, int]) -> Array:
+def _depthwise(images: Array, kernel: Array, strides: Pair, pads: Pads, dilation: Pair) -> Array:
     return _convolve(images, kernel, strides, pads, dilation)
 
 
 def _forward(
-    images: Array, kernel: Array, strides: tuple[int, int], pads: Pads, dilation: tuple[int, int]
+    images: Array, kernel: Array, strides: Pair, pads: Pads, dilation: Pair
 ) -> tuple[Array, tuple[Array, Array]]:
     return _convolve(images, kernel, strides, pads, dilation), (images, kernel)
 
 
 def _backward(
-    strides: tuple[int, int], pads: Pads, dilation: tuple[int, int], residuals: tuple[Array, Array], gradient: Array
+    strides: Pair, pads: Pads, dilation: Pair, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     images, kernel = residuals
     return (
@@ -112,7 +114,15 @@ def _backward(
 _depthwise.defvjp(_forward, _backward)
 
 
-def _convolve(images: Array, kernel: Array, strides: tuple[int, int], pads: Pads, dilation: tuple[int, int]) -> Array:
+def _convolve(images: Array, kernel: Array, strides: Pair, pads: Pads, dilation: Pair) -> Array:
+    convolve = partial(_convolve_plainly, strides=strides, pads=pads, dilation=dilation)
+    if not on_platform("cpu"):
+        return convolve(images, kernel)
+    # What reads the result, such as the statistics of a normalization, must not repeat the products.
+    return compute_apart(is_number_or_not(kernel[0, 0, 0]), convolve, images, kernel)
+
+
+def _convolve_plainly(images: Array, kernel: Array, strides: Pair, pads: Pads, dilation: Pair) -> Array:
     reach = [(size - 1) * step for size, step in zip(kernel.shape[:2], dilation, strict=True)]
     has_inner = all(size > ends for size, ends in zip(images.shape[1:3], reach, strict=True))
     pads_only = all(0 <= pad <= ends for pair, ends in zip(pads, reach, strict=True) for pad in pair)
@@ -121,9 +131,7 @@ def _convolve(images: Array, kernel: Array, strides: tuple[int, int], pads: Pads
     return _convolve_padded(images, kernel, strides, pads, dilation)
 
 
-def _convolve_padded(
-    images: Array, kernel: Array, strides: tuple[int, int], pads: Pads, dilation: tuple[int, int]
-) -> Array:
+def _convolve_padded(images: Array, kernel: Array, strides: Pair, pads: Pads, dilation: Pair) -> Array:
     images = pad_images(images, pads)
     size = [
         (padded - 1 - (count - 1) * apart) // step + 1
@@ -137,9 +145,7 @@ def _convolve_padded(
     return total.astype(images.dtype)
 
 
-def _convolve_inner_and_borders(
-    images: Array, kernel: Array, pads: Pads, dilation: tuple[int, int], reach: list[int]
-) -> Array:
+def _convolve_inner_and_borders(images: Array, kernel: Array, pads: Pads, dilation: Pair, reach: list[int]) -> Array:
     """Convolves without a padded copy of the images: what needs no padding at once, then the four borders."""
     (top, bottom), (left, right) = pads
     high, wide = reach
@@ -162,19 +168,19 @@ def _convolve_inner_and_borders(
 def _image_gradient(
     gradient: Array,
     kernel: Array,
-    strides: tuple[int, int],
+    strides: Pair,
     pads: Pads,
-    dilation: tuple[int, int],
+    dilation: Pair,
     shape: tuple[int, ...],
 ) -> Array:
     """Convolves the output's gradient, spread by the strides, with the kernel turned by half a turn."""
-    gradient, full = spread_gradient(gradient, (shape[1], shape[2]), kernel.shape[:2], strides, pads, dilation)
+    full = gradient_pads(gradient.shape[1:3], shape[1:3], kernel.shape[:2], strides, pads, dilation)
+    if strides != (1, 1):
+        gradient = spread_images(gradient, strides)
     return _convolve(gradient, kernel[::-1, ::-1], (1, 1), full, dilation)
 
 
-def _kernel_gradient(
-    images: Array, gradient: Array, kernel: Array, strides: tuple[int, int], pads: Pads, dilation: tuple[int, int]
-) -> Array:
+def _kernel_gradient(images: Array, gradient: Array, kernel: Array, strides: Pair, pads: Pads, dilation: Pair) -> Array:
     """Sums the products of shifted images and the output's gradient, an image at a time and row upon row."""
     height, width = gradient.shape[1:3]
     sums = math.ceil(height / _ROWS_PER_SUM)
@@ -204,17 +210,17 @@ def _kernel_gradient(
 
 
 def _sum_images(function: Callable[[Array, Array], tuple[Array, ...]], images: Array, gradient: Array) -> Any:
-    """Adds what the function returns for one image after the other.
-
-    Where XLA sees one device this loop, whose slices become part of the products, has been measured faster.
-    """
+    """Adds what the function returns for one image after the other."""
     if jax.device_count() > 1 or not images.shape[0]:
         return sum_micro_batches(function, (images, gradient), 1)
     shapes = jax.eval_shape(function, images[:1], gradient[:1])
     zeros, _ = vary_together(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), (images, gradient))
 
+    def take(index: Array, *arrays: Array) -> tuple[Array, ...]:
+        return tuple(lax.dynamic_slice_in_dim(array, index, 1) for array in arrays)
+
     def add(index: Array, total: Any) -> Any:
-        part = [lax.dynamic_slice_in_dim(array, index, 1) for array in (images, gradient)]
+        part = compute_apart(index >= 0, take, index, images, gradient)
         return jax.tree.map(jnp.add, total, function(*part))
 
     return lax.fori_loop(0, images.shape[0], add, zeros)

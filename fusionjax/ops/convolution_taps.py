@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fusionjax.ops.micro_batches import sum_micro_batches
-from fusionjax.ops.shifts import Pads, Pair, pad_images, shift_images, spread_gradient
+from fusionjax.ops.shifts import Pads, Pair, gradient_pads, pad_images, shift_images, spread_images
 
 # Outputs (rows of the matrix product) per micro-batch and device. Measured on a CPU: fewer waste the product's
 # set-up, more fall out of the cache.
@@ -35,7 +35,9 @@ def conv2d_taps(
     Returns:
         `[batch, out_height, out_width, features]`.
     """
-    return _convolve(images, kernel, pads, strides, dilation)
+    return lax.conv_general_dilated(
+        images, kernel, strides, pads, rhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _forward(
@@ -74,8 +76,20 @@ def image_gradient(
     Returns:
         `[batch, *size, channels]`.
     """
-    gradient, full = spread_gradient(gradient, size, kernel.shape[:2], strides, pads, dilation)
-    return _convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), full, (1, 1), dilation)
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    full = gradient_pads(gradient.shape[1:3], size, kernel.shape[:2], strides, pads, dilation)
+    if min(*full[0], *full[1]) < 0:
+        # Cropped beforehand: with negative padding XLA's convolution reads outside of the array on some CPUs.
+        gradient, full, strides = pad_images(spread_images(gradient, strides), full), ((0, 0), (0, 0)), (1, 1)
+    return lax.conv_general_dilated(
+        gradient,
+        turned,
+        (1, 1),
+        full,
+        lhs_dilation=strides,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 def kernel_gradient(
@@ -99,21 +113,6 @@ def kernel_gradient(
     examples = max(2, _ROWS_PER_STEP // (height * width))
     product = partial(_kernel_gradient_of_part, kernel_size=kernel_size, strides=strides, dilation=dilation)
     return sum_micro_batches(product, (images, gradient), examples).astype(images.dtype)
-
-
-def _convolve(images: Array, kernel: Array, pads: Pads, strides: Pair, dilation: Pair) -> Array:
-    # Cropped beforehand: with negative padding XLA's convolution reads outside of the array on some CPUs (jax 0.10).
-    (top, bottom), (left, right) = pads
-    crop = ((min(top, 0), min(bottom, 0)), (min(left, 0), min(right, 0)))
-    grow = ((max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0)))
-    return lax.conv_general_dilated(
-        pad_images(images, crop),
-        kernel,
-        strides,
-        grow,
-        rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 def _kernel_gradient_of_part(

@@ -52,21 +52,41 @@ def shift_images(
     return lax.slice(images, (0, *start, 0), limits, (1, *strides, 1))
 
 
-def spread_gradient(
-    gradient: Float[Array, "batch out_height out_width features"],
-    size: Pair,
+def spread_images(
+    images: Float[Array, "batch height width channels"], strides: Pair
+) -> Float[Array, "batch _ _ channels"]:
+    """Puts zeros between pixels, so that neighbours come to lie a stride apart.
+
+    Args:
+        images: `[batch, height, width, channels]`.
+        strides: steps between the pixels, vertically and horizontally.
+
+    Returns:
+        `[batch, (height - 1) * stride + 1, (width - 1) * stride + 1, channels]`.
+
+    Example:
+        >>> spread_images(jnp.ones((1, 1, 2, 1)), (1, 3)).ravel()
+        Array([1., 0., 0., 1.], dtype=float32)
+    """
+    between = [(0, 0, 0), *[(0, 0, stride - 1) for stride in strides], (0, 0, 0)]
+    return lax.pad(images, jnp.zeros((), images.dtype), between)
+
+
+def gradient_pads(
+    out_size: Sequence[int],
+    size: Sequence[int],
     kernel_size: Sequence[int],
     strides: Pair,
     pads: Pads,
     dilation: Pair,
-) -> tuple[Float[Array, "batch _ _ features"], Pads]:
-    """Prepares an output's gradient for the convolution that makes the images' gradient of it.
+) -> Pads:
+    """Returns the zeros around an output's spread gradient for the convolution that makes the images' gradient of it.
 
     That convolution has steps of one, the same dilation, and the kernel turned by half a turn: the output y reads the
     padded rows y * stride + i * dilation, so row r is read by those y that r - i * dilation is a multiple of.
 
     Args:
-        gradient: `[batch, out_height, out_width, features]`.
+        out_size: height and width of the output.
         size: height and width of the images.
         kernel_size: likewise.
         strides: of the convolution, vertically and horizontally.
@@ -74,15 +94,16 @@ def spread_gradient(
         dilation: of the convolution.
 
     Returns:
-        The gradient with zeros between its pixels where there are strides, and the zeros to add, which may be negative.
+        The zeros to add, `((top, bottom), (left, right))`, which may be negative.
+
+    Example:
+        >>> gradient_pads((3, 3), (3, 3), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
+        ((1, 1), (1, 1))
     """
-    if strides != (1, 1):
-        between = [(0, 0, 0), *[(0, 0, stride - 1) for stride in strides], (0, 0, 0)]
-        gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), between)
     full = []
     for axis in range(2):
         reach = (kernel_size[axis] - 1) * dilation[axis]
         # So many as give the image's size back; the last rows may have been left out by the strides.
         low = reach - pads[axis][0]
-        full.append((low, size[axis] + reach - low - gradient.shape[1 + axis]))
-    return gradient, (full[0], full[1])
+        full.append((low, size[axis] + reach - low - ((out_size[axis] - 1) * strides[axis] + 1)))
+    return full[0], full[1]

@@ -61,7 +61,6 @@ def _convolutions():
         ("taps", (2, 1), (1, 2), 1),
         ("shifted", (1, 1), (1, 1), 3),
         ("shifted", (1, 2), (2, 1), 3),
-        (None, (3, 2), (1, 1), 3),
         ("xla", (1, 2), (2, 1), 3),
     ):
         options = {"strides": strides, "dilation": dilation, "groups": groups}
@@ -72,6 +71,15 @@ def _convolutions():
             ((8, 11, 7, 3), (3, 2, 3 // groups, 6), (6,)),
             1,
         )
+
+    # Two joint kernels of two groups and one of a single group
+    yield Case(
+        "conv2d-split",
+        partial(ops.conv2d, padding=((1, 2), (0, 3)), implementation="split", groups=5),
+        partial(references.convolve, pads=((1, 2), (0, 3)), groups=5),
+        ((8, 5, 7, 40), (3, 2, 8, 15), (15,)),
+        1,
+    )
 
 
 def _pooled_convolutions():

@@ -106,6 +106,19 @@ def test_random_shapes(sizes, steps, pads):
     agree(images, kernel, strides=strides, pads=(pads[:2], pads[2:]), dilation=dilation)
 
 
+def test_numbers_that_are_none_stay_in_their_channel():
+    images, kernel = random(2, 5, 7, 3), random(3, 3, 1, 3, seed=1).at[0, 0, 0, 0].set(jnp.nan)
+    options = {**PLAIN, "pads": ((1, 1), (1, 1))}
+    actual, expected = depthwise_conv2d(images, kernel, **options), reference(images, kernel, **options)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)  # which takes equal places of NaN only
+
+
+def test_a_sum_does_not_repeat_the_products():
+    arrays = random(2, 11, 13, 8), random(3, 5, 1, 8, seed=1)
+    program = jax.jit(lambda *arrays: jnp.sum(jnp.square(depthwise_conv2d(*arrays, **PLAIN)))).lower(*arrays).compile()
+    assert "conditional(" in program.as_text()
+
+
 def test_bfloat16_sums_in_float32():
     arrays = random(2, 11, 13, 3), random(3, 5, 1, 3, seed=1)
     narrow = with_gradients(partial(depthwise_conv2d, **PLAIN), [array.astype(jnp.bfloat16) for array in arrays])

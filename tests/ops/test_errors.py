@@ -32,7 +32,7 @@ def recurrent(**changes):
         (lambda: ops.conv2d(IMAGES[:, :2], KERNEL, padding="VALID"), "padded height must be .* 3; got 2"),
         (
             lambda: ops.conv2d(IMAGES, KERNEL, implementation="cudnn"),
-            "conv2d has .*'xla', 'taps', 'winograd', 'shifted'; got 'cudnn'",
+            "conv2d has .*'xla', 'taps', 'winograd', 'shifted', 'split'; got 'cudnn'",
         ),
         (lambda: ops.conv2d_relu_max_pool(IMAGES[0], KERNEL, ones(2)), "conv2d_relu_max_pool takes images"),
         (lambda: ops.conv2d_relu_max_pool(IMAGES[:, :3], KERNEL, ones(2)), "at least 2x2 .* got 1x3"),
@@ -82,6 +82,7 @@ def test_value_errors(call, match):
             lambda: ops.conv2d(IMAGES, ones((3, 3, 1, 3)), groups=3, implementation="winograd"),
             "needs one group; got 3",
         ),
+        (lambda: ops.conv2d(IMAGES, KERNEL, implementation="split"), "more than one group"),
         (lambda: ops.conv2d(IMAGES, KERNEL, implementation="shifted"), "as many groups as channels; got 1 for 3"),
         (
             lambda: ops.conv2d(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fusionjax import ops
-from fusionjax.ops import convolution_taps
+from fusionjax.ops import convolution_taps, implementations
+from fusionjax.ops.choices import record_selections
 
 
 @pytest.mark.parametrize("batch", [1, 7, 16, 37])
@@ -38,11 +39,44 @@ def test_the_first_of_equal_maxima_gets_the_gradient(implementation):
     np.testing.assert_array_equal(gradient[0, :, :, 0], [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
 
 
-@pytest.mark.parametrize(("groups", "size", "is_shifted"), [(4, 3, True), (4, 17, False), (2, 3, False), (1, 3, False)])
-def test_depthwise_convolution_is_shifted_by_choice(groups, size, is_shifted):
+@pytest.mark.parametrize(
+    ("groups", "size", "options", "expected"),
+    [
+        (4, 3, {}, "shifted"),
+        (4, 17, {}, "split"),
+        (2, 3, {"strides": (2, 2)}, "split"),
+        (1, 3, {}, "taps"),
+        (1, 3, {"strides": (2, 1)}, "xla"),
+        (1, 3, {"dilation": (1, 2)}, "xla"),
+        (1, 1, {"strides": (2, 2)}, "taps"),
+    ],
+)
+def test_the_choice_on_a_cpu_without_a_table(groups, size, options, expected, monkeypatch):
+    monkeypatch.setattr(implementations, "read_choices", dict)
     arrays = jnp.ones((2, 5, 7, 4)), jnp.ones((size, size, 4 // groups, 8))
-    program = str(jax.make_jaxpr(partial(ops.conv2d, groups=groups))(*arrays))
-    assert ("conv_general_dilated" not in program) == is_shifted
+    with record_selections() as selections:
+        jax.eval_shape(partial(ops.conv2d, groups=groups, **options), *arrays)
+    assert selections[0].implementation == expected
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
+def test_more_padding_than_the_kernel_reaches(strides):
+    """The gradient for the images is cropped, with strides between its spread pixels."""
+    generator = np.random.default_rng(3)
+    images, kernel = (jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in ((2, 5, 7, 3), (2, 3, 3, 5)))
+
+    def outcome(implementation):
+        options = {"strides": strides, "padding": ((4, 1), (0, 5)), "implementation": implementation}
+        values, pull_back = jax.vjp(lambda *arrays: ops.conv2d(*arrays, **options), images, kernel)
+        return values, *pull_back(jnp.cos(values))
+
+    padded = jnp.pad(images, ((0, 0), (4, 1), (0, 5), (0, 0)))
+    plain = partial(ops.conv2d, strides=strides, padding="VALID", implementation="xla")
+    values, pull_back = jax.vjp(plain, padded, kernel)
+    image_gradient, kernel_gradient = pull_back(jnp.cos(values))
+    expected = values, image_gradient[:, 4:9, :7], kernel_gradient
+    for one, other in zip(outcome("taps"), expected, strict=True):
+        assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(other)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
