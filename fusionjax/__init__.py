@@ -11,6 +11,7 @@ from fusionjax._version import __version__
 from fusionjax.errors import InputError
 
 _PACKAGES = (
+    "compress",
     "data",
     "decoding",
     "encoders",

@@ -18,16 +18,18 @@ class LSTMCaptioner(nn.Module):
     Attributes:
         workload: sizes.
         dtype: of the computation.
+        is_folded: the embedding holds x W_x + b of the LSTM.
     """
 
     workload: Decode
     dtype: Dtype | None = None
+    is_folded: bool = False
 
     def setup(self) -> None:
         """Makes the layers."""
         width, vocab_size = self.workload.width, self.workload.vocab_size
-        self.words = nn.Embed(vocab_size, width, dtype=self.dtype)
-        self.lstm = layers.AttentionLSTM(width, width, dtype=self.dtype)
+        self.words = nn.Embed(vocab_size, 4 * width if self.is_folded else width, dtype=self.dtype)
+        self.lstm = layers.AttentionLSTM(width, width, dtype=self.dtype, is_projected=self.is_folded)
         self.logits = layers.Dense(vocab_size, dtype=self.dtype)
 
     def prepare(self, features: jax.Array) -> tuple[Any, Any]:
@@ -80,18 +82,19 @@ class TransformerCaptioner(nn.Module):
         return caches, self.logits(self.norm(hidden[:, 0]))
 
 
-def decode_captions(workload: Decode, dtype: Dtype | None) -> Forward:
+def decode_captions(workload: Decode, dtype: Dtype | None, model: Any = None) -> Forward:
     """Makes the function from features to words.
 
     Args:
         workload: model, search and sizes.
         dtype: of the computation; None for that of the parameters.
+        model: one of the captioners; None for that of the workload.
 
     Returns:
         `(parameters, inputs) -> words [batch, steps]`.
     """
     kind = LSTMCaptioner if workload.model == "lstm" else TransformerCaptioner
-    model = kind(workload, dtype)
+    model = kind(workload, dtype) if model is None else model
     settings: dict[str, Any] = {
         "batch": workload.batch_size,
         "max_length": workload.steps,

@@ -120,7 +120,8 @@ def _roofline(results: Results, groups: dict[str, list[Record]]) -> Any:
         (results.intensities[key], record)
         for key, group in groups.items()
         for record in group
-        if key in results.intensities and record.achieved_tflops
+        # Inference options do other operations than the workload counts.
+        if key in results.intensities and record.achieved_tflops and record.implementation == "default"
     ]
     low = min([0.1, *(place / 2 for place, _ in points)])
     high = max([1000.0, *(place * 2 for place, _ in points)])

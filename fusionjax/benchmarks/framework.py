@@ -45,6 +45,8 @@ class Framework(Protocol):
 # Where each contender lives: a class, and what it is called with.
 FRAMEWORKS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "fusionjax": ("fusionjax.benchmarks.ours", "Ours", ()),
+    "fusionjax:folded": ("fusionjax.benchmarks.inference", "Inference", (False,)),
+    "fusionjax:folded+bfloat16": ("fusionjax.benchmarks.inference", "Inference", (True,)),
     "torch": ("fusionjax.benchmarks.peers.torch", "Torch", (False,)),
     "torch.compile": ("fusionjax.benchmarks.peers.torch", "Torch", (True,)),
     "keras-tensorflow": ("fusionjax.benchmarks.peers.keras", "Keras", ("tensorflow",)),

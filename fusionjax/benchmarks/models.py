@@ -8,6 +8,7 @@ from fusionjax.benchmarks.results import Ceilings, Results, group_key, intensity
 from fusionjax.benchmarks.run import measure, open_contenders
 from fusionjax.benchmarks.workloads import Decode, Depthwise, Fusion, Recurrent, VitBlock
 from fusionjax.benchmarks.workloads.depthwise import LAYERS
+from fusionjax.errors import InputError
 
 
 def bench_forward(options: ModelOptions) -> Results:
@@ -30,7 +31,14 @@ def bench_train(options: ModelOptions) -> Results:
 
     Returns:
         The records, with the ceilings of the device in the same run.
+
+    Raises:
+        InputError: an inference option is named.
     """
+    if options.inference:
+        raise InputError(
+            f"inference options are for forward passes; got {', '.join(options.inference)}. Use bench forward."
+        )
     return _bench(options, train=True)
 
 

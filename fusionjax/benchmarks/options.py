@@ -15,6 +15,8 @@ PEERS: dict[str, tuple[str, ...]] = {
     "keras": ("keras-tensorflow", "keras-jax"),
     "flax": ("flax",),
 }
+# Of the library's own; measured beside its default.
+INFERENCE = ("folded", "folded+bfloat16")
 # Measured only where they are named.
 MORE_VARIANTS = ("keras-tensorflow-xla",)
 
@@ -77,7 +79,32 @@ class PeerOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions(PeerOptions):
+class InferenceOptions(PeerOptions):
+    """Which of the library's inference options are measured beside its default.
+
+    Attributes:
+        inference: folded (word vectors folded into the LSTM, the same outputs but for rounding), folded+bfloat16 (what
+            reads words in bfloat16 besides; the outputs differ, and the records say by how much).
+    """
+
+    inference: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        super().__post_init__()
+        require_known("the inference options", self.inference, INFERENCE)
+
+    def pythons(self) -> dict[str, str | None]:
+        """Resolves the contenders; see `PeerOptions.pythons`.
+
+        Returns:
+            The library, its inference options as `fusionjax:NAME`, the peers.
+        """
+        return {"fusionjax": None, **{f"fusionjax:{name}": None for name in self.inference}, **super().pythons()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(InferenceOptions):
     """Which models, and how large they are.
 
     Attributes:
@@ -111,7 +138,7 @@ class ModelOptions(PeerOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeOptions(PeerOptions):
+class DecodeOptions(InferenceOptions):
     """Captions by which model and search.
 
     Attributes:

@@ -25,17 +25,21 @@ class FusionText(nn.Module):
         vocab_size: different tokens.
         features: of the embedding, the LSTM and the dense layer.
         dtype: of the computation.
+        is_folded: the embedding holds x W_x + b of the LSTM.
     """
 
     vocab_size: int
     features: int
     dtype: Dtype | None = None
+    is_folded: bool = False
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Maps tokens `[batch, length]` to `[batch, length * 100]`."""
-        vectors = nn.Embed(self.vocab_size, self.features, dtype=self.dtype, name="embedding")(tokens)
-        states = layers.LSTM(self.features, dtype=self.dtype, name="lstm")(vectors).outputs
+        width = layers.LSTM.num_gates * self.features if self.is_folded else self.features
+        vectors = nn.Embed(self.vocab_size, width, dtype=self.dtype, name="embedding")(tokens)
+        lstm = layers.LSTM(self.features, is_projected=self.is_folded, dtype=self.dtype, name="lstm")
+        states = lstm(vectors).outputs
         # [batch, length, heads = 1, features]
         head = states[:, :, None]
         attended = ops.attention(head, head, head, scale=1.0).values[:, :, 0]
@@ -50,10 +54,12 @@ class FusionModel(nn.Module):
     Attributes:
         workload: sizes and parts.
         dtype: of the computation.
+        text: the branch of the tokens; None for the plain one.
     """
 
     workload: Fusion
     dtype: Dtype | None = None
+    text: FusionText | None = None
 
     @nn.compact
     def __call__(self, inputs: dict[str, jax.Array]) -> jax.Array:
@@ -63,7 +69,8 @@ class FusionModel(nn.Module):
             encoder = encoders.SimpleCNN(pooling="flatten", dtype=self.dtype, name="image")
             parts.append(encoder(inputs["image"]).pooled)
         if self.workload.has_text:
-            text = FusionText(self.workload.vocab_size, self.workload.features, self.dtype, name="text")
+            sizes = self.workload.vocab_size, self.workload.features
+            text = FusionText(*sizes, self.dtype, name="text") if self.text is None else self.text
             parts.append(text(inputs["text"]))
         joined = jnp.concatenate(parts, axis=-1)
         return layers.Dense(CLASSES, dtype=self.dtype, name="classes")(joined) if self.workload.train else joined

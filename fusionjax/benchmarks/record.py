@@ -16,7 +16,7 @@ class Record:
         contender: whose code ran: `fusionjax`, `torch`, `torch.compile`, `keras-tensorflow` (also `-xla`),
             `keras-jax` or `flax`.
         workload: what ran, such as `fusion-forward`.
-        implementation: of the operations; `default` is the contender's own choice.
+        implementation: of the operations; `default` is the contender's own choice. An inference option is named here.
         device: kind and architecture.
         versions: of the packages, in the contender's own Python.
         git_revision: of the library's code; None outside a checkout.
@@ -31,6 +31,8 @@ class Record:
             workload's equations need, the same for all contenders.
         share_of_measured_peak: of a matrix product of the same dtype, measured in the same run, before and after.
         peak_memory_mb: growth of the process's memory on a CPU, of the device's elsewhere, over all of the workload.
+        difference: of the outputs from those of the first contender, relative in the Euclidean norm; of words, the
+            share that differs.
         error: why there are no figures, or why they are not to be trusted; None if all is well.
     """
 
@@ -50,7 +52,13 @@ class Record:
     achieved_tflops: float | None = None
     share_of_measured_peak: float | None = None
     peak_memory_mb: float | None = None
+    difference: float | None = None
     error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The contender and, where it is not its own choice, the implementation."""
+        return self.contender if self.implementation == "default" else f"{self.contender}:{self.implementation}"
 
     def with_peak(self, tflops: float) -> "Record":
         """Returns the record with its share of a measured peak, where it has figures."""

@@ -58,9 +58,11 @@ def _draw(records: list[Record]) -> str:
         drawn.add_column(heading, justify="right")
     notes = []
     for record in records:
-        drawn.add_row(record.contender, *_cells(record, first))
+        drawn.add_row(record.label, *_cells(record, first))
         if record.error:
-            notes.append(f"{record.contender}: {record.error}")
+            notes.append(f"{record.label}: {record.error}")
+        elif record.label != record.contender and record.difference is not None:
+            notes.append(f"{record.label}: its outputs differ by {record.difference:.1e} from those of {first.label}")
     return "\n".join([_text(drawn), *notes])
 
 

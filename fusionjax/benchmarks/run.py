@@ -19,6 +19,8 @@ from fusionjax.benchmarks.record import Record, figures_of
 PAUSE_SECONDS = 0.03
 # Relative difference from the first contender's outputs, in the Euclidean norm, above which figures are not trusted.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+# What is marked as inexact may write other words.
+_INEXACT = "bfloat16"
 
 
 @contextlib.contextmanager
@@ -66,9 +68,10 @@ def measure(workload: Any, contenders: Sequence[Contender], *, repeats: int) -> 
             )
         differences = compare_outputs([path for name, path in paths.items() if name in first_ms])
     running = [contender for contender in contenders if contender.name in first_ms]
-    for contender, difference in zip(running, differences, strict=True):
-        if difference > getattr(workload, "tolerance", _TOLERANCE[workload.dtype]):
-            errors[contender.name] = f"its outputs differ by {difference:.1e} from those of {running[0].name}"
+    differing = {contender.name: each for contender, each in zip(running, differences, strict=True)}
+    for name, difference in differing.items():
+        if difference > _tolerance(workload, name):
+            errors[name] = f"its outputs differ by {difference:.1e} from those of {running[0].name}"
     samples = _sample_in_turn(running, repeats, errors)
     for contender in running:
         if samples[contender.name]:
@@ -77,7 +80,7 @@ def measure(workload: Any, contenders: Sequence[Contender], *, repeats: int) -> 
     records = []
     for contender in contenders:
         taken = samples.get(contender.name)
-        figures = {}
+        figures: dict[str, Any] = {}
         if taken:
             figures = figures_of(
                 taken,
@@ -85,7 +88,8 @@ def measure(workload: Any, contenders: Sequence[Contender], *, repeats: int) -> 
                 batch_size=workload.batch_size,
                 flops=workload.flops(),
             )
-        record = _record(workload, contender, errors.get(contender.name), memory_mb.get(contender.name), figures)
+        figures |= {"peak_memory_mb": memory_mb.get(contender.name), "difference": differing.get(contender.name)}
+        record = _record(workload, contender, errors.get(contender.name), figures)
         _say(workload, contender.name, record.error or f"{record.median_ms:.2f} ms")
         records.append(record)
     return records
@@ -108,18 +112,23 @@ def compare_outputs(paths: Sequence[Path]) -> list[float]:
     return [_difference(each, outputs[0]) for each in outputs]
 
 
-def _record(
-    workload: Any, contender: Contender, error: str | None, memory_mb: float | None, figures: dict[str, Any]
-) -> Record:
+def _tolerance(workload: Any, name: str) -> float:
+    if _INEXACT in name:
+        return 1.0 if hasattr(workload, "tolerance") else _TOLERANCE["bfloat16"]
+    return getattr(workload, "tolerance", _TOLERANCE[workload.dtype])
+
+
+def _record(workload: Any, contender: Contender, error: str | None, figures: dict[str, Any]) -> Record:
+    name, _, implementation = contender.name.partition(":")
     return Record(
-        contender=contender.name,
+        contender=name,
+        implementation=implementation or "default",
         workload=workload.name,
         device=f"{contender.device} ({platform.machine()})" if contender.device else None,
         versions=contender.versions,
         git_revision=git_revision(),
         dtype=workload.dtype,
         shapes={name: list(array.shape) for name, array in workload.inputs().items()},
-        peak_memory_mb=memory_mb,
         error=error,
         **figures,
     )

@@ -33,9 +33,12 @@ class RNNEncoder(nn.Module):
         dropout_rate: on embeddings, between recurrent layers and on the attention's result.
         dtype: of the computation.
         param_dtype: of the parameters.
+        is_folded: the embedding holds E W_x + b of the first recurrent layer, for every direction, so that the layer
+            projects nothing; see `fusionjax.compress.fold_embeddings`. For inference: dropout acts on E alone.
 
     Raises:
-        ValueError: the tokens have not two axes, or the mask has another shape.
+        ValueError: the tokens have not two axes, the mask has another shape, or the encoder is folded but has no
+            recurrent layer or is to drop word vectors.
         TypeError: the tokens are not integers, or the mask is not boolean.
 
     Example:
@@ -62,6 +65,7 @@ class RNNEncoder(nn.Module):
     dropout_rate: float = 0.0
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    is_folded: bool = False
 
     @nn.compact
     def __call__(self, tokens: jax.Array, mask: jax.Array | None = None, *, deterministic: bool = True) -> Features:
@@ -82,22 +86,25 @@ class RNNEncoder(nn.Module):
                 f"text tokens must be integers; got {tokens.dtype}. Encode the text with a tokenizer first."
             )
         check_mask(mask, tokens.shape, "text")
+        self._check_folded(deterministic)
         mask = jnp.asarray(tokens != 0 if mask is None else mask)
         kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         drop = nn.Dropout(self.dropout_rate, deterministic=deterministic)
+        rnn = RNN(
+            self.features,
+            cell=self.cell,
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            dropout_rate=self.dropout_rate,
+            is_projected=self.is_folded,
+            name="rnn",
+            **kwargs,
+        )
         width = self.embedding_features if self.embedding_features and self.num_layers else self.features
+        width = rnn.projected_features if self.is_folded else width
         embed = nn.Embed(self.vocab_size, width, name="embedding", **kwargs)
         states = drop(embed(jnp.where(mask, tokens, 0)))
         if self.num_layers:
-            rnn = RNN(
-                self.features,
-                cell=self.cell,
-                num_layers=self.num_layers,
-                bidirectional=self.bidirectional,
-                dropout_rate=self.dropout_rate,
-                name="rnn",
-                **kwargs,
-            )
             states = rnn(states, mask=mask, deterministic=deterministic).outputs
         states = jnp.where(mask[..., None], states, 0)
         if self.self_attention:
@@ -106,3 +113,14 @@ class RNNEncoder(nn.Module):
             states = jnp.where(mask[..., None], states + attended, 0)
         pooled = TokenPooling(self.pooling, name="pool", **kwargs)(states, mask)
         return Features(tokens=states, mask=mask, pooled=pooled, grid=(tokens.shape[1],))
+
+    def _check_folded(self, deterministic: bool) -> None:
+        if self.is_folded and not self.num_layers:
+            raise ValueError(
+                "a folded encoder needs a recurrent layer to fold; got num_layers=0. Pass is_folded=False."
+            )
+        if self.is_folded and self.dropout_rate and not deterministic:
+            raise ValueError(
+                f"a folded encoder cannot drop parts of word vectors; got dropout_rate={self.dropout_rate} and "
+                "deterministic=False. Train the encoder before it is folded."
+            )

@@ -55,6 +55,7 @@ class AttentionLSTM(nn.Module):
         attention_features: of the additive attention.
         dtype: of the computation.
         param_dtype: of the parameters.
+        is_projected: the inputs are x W_x + b already, `[rows, length, 4 * features]`; there are no input gates.
 
     Example:
         >>> layer = AttentionLSTM(features=8, attention_features=7)
@@ -72,6 +73,7 @@ class AttentionLSTM(nn.Module):
     attention_features: int = 128
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    is_projected: bool = False
 
     def setup(self) -> None:
         """Makes the layers."""
@@ -80,7 +82,8 @@ class AttentionLSTM(nn.Module):
         self.attend = AdditiveAttention(self.attention_features, **kwargs)
         self.start_cell = Dense(self.features, **kwargs)
         self.start_hidden = Dense(self.features, **kwargs)
-        self.input_gates = gates(bias_init=self._open_forget_gate)
+        if not self.is_projected:
+            self.input_gates = gates(bias_init=self._open_forget_gate)
         self.attended_gates = gates(use_bias=False)
         shape = (self.features, 4 * self.features)
         self.recurrent_kernel = self.param("recurrent_kernel", nn.initializers.orthogonal(), shape, self.param_dtype)
@@ -120,7 +123,7 @@ class AttentionLSTM(nn.Module):
             return kept, (jnp.where(keep, new.hidden, 0), jnp.where(keep, attended, 0), weights)
 
         scan = nn.scan(body, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
-        final_state, (hidden, attended, weights) = scan(self, carry, (self.input_gates(inputs), mask))
+        final_state, (hidden, attended, weights) = scan(self, carry, (self._project(inputs), mask))
         return AttentionLSTMOutput(hidden, attended, weights, final_state)
 
     def prepare(
@@ -156,8 +159,11 @@ class AttentionLSTM(nn.Module):
         Returns:
             The next state, and what was read of the memory, `[rows, cell_features]`.
         """
-        state, attended, _ = self._look_and_step(memory, state, self.input_gates(inputs))
+        state, attended, _ = self._look_and_step(memory, state, self._project(inputs))
         return state, attended
+
+    def _project(self, inputs: Array) -> Array:
+        return inputs if self.is_projected else self.input_gates(inputs)
 
     @nn.nowrap
     def _open_forget_gate(self, key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:

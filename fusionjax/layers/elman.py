@@ -1,5 +1,7 @@
 """The simple recurrent network of Elman as a layer."""
 
+from typing import Any, ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
@@ -25,6 +27,7 @@ class Elman(nn.Module):
         input_kernel_init: initializer of the input kernel and of the output kernel.
         recurrent_kernel_init: initializer of the recurrent kernel; the biases start at zero.
         implementation: see `fusionjax.ops.elman`.
+        is_projected: the inputs are x W_x + b already, `[..., features]`; there is no input kernel and no bias.
 
     Example:
         >>> layer, inputs = Elman(features=4, output_features=7), jnp.ones((2, 5, 3))
@@ -35,6 +38,8 @@ class Elman(nn.Module):
         Elman, "Finding Structure in Time", 1990.
     """
 
+    num_gates: ClassVar[int] = 1
+
     features: int
     activation: str = "tanh"
     output_features: int | None = None
@@ -43,6 +48,7 @@ class Elman(nn.Module):
     input_kernel_init: Initializer = input_kernel_init
     recurrent_kernel_init: Initializer = recurrent_kernel_init
     implementation: str | None = None
+    is_projected: bool = False
 
     @nn.compact
     def __call__(
@@ -67,12 +73,15 @@ class Elman(nn.Module):
             A `RecurrentOutput`: outputs y, final hidden state `[batch, features]`.
         """
         dtype = self.param_dtype
-        parameters = (
-            self.param("input_kernel", self.input_kernel_init, (inputs.shape[-1], self.features), dtype),
-            self.param("recurrent_kernel", self.recurrent_kernel_init, (self.features, self.features), dtype),
-            self.param("bias", nn.initializers.zeros, (self.features,), dtype),
-        )
-        inputs, *promoted = promote_dtype(inputs, *parameters, dtype=self.dtype)
+        input_kernel: Any = None
+        bias: Any = None
+        if not self.is_projected:
+            shape = inputs.shape[-1], self.features
+            input_kernel = self.param("input_kernel", self.input_kernel_init, shape, dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), dtype)
+        shape = self.features, self.features
+        recurrent_kernel = self.param("recurrent_kernel", self.recurrent_kernel_init, shape, dtype)
+        inputs, *promoted = promote_dtype(inputs, input_kernel, recurrent_kernel, bias, dtype=self.dtype)
         output = elman(
             inputs,
             *promoted,

@@ -1,5 +1,7 @@
 """Gated recurrent unit as a layer."""
 
+from typing import Any, ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
@@ -20,6 +22,7 @@ class GRU(nn.Module):
         input_kernel_init: initializer of each gate's block of the input kernel.
         recurrent_kernel_init: initializer of each gate's block of the recurrent kernel; the biases start at zero.
         implementation: see `fusionjax.ops.gru`.
+        is_projected: the inputs are x W_x + b already, `[..., 3 * features]`; there is no input kernel and no bias.
 
     Example:
         >>> layer, inputs = GRU(features=4), jnp.ones((2, 5, 3))
@@ -27,12 +30,15 @@ class GRU(nn.Module):
         (2, 5, 4)
     """
 
+    num_gates: ClassVar[int] = 3
+
     features: int
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     input_kernel_init: Initializer = input_kernel_init
     recurrent_kernel_init: Initializer = recurrent_kernel_init
     implementation: str | None = None
+    is_projected: bool = False
 
     @nn.compact
     def __call__(
@@ -57,13 +63,18 @@ class GRU(nn.Module):
             A `RecurrentOutput` whose final state is the hidden state `[batch, features]`.
         """
         width, zeros, dtype = 3 * self.features, nn.initializers.zeros, self.param_dtype
-        parameters = (
-            self.param("input_kernel", per_gate(self.input_kernel_init, 3), (inputs.shape[-1], width), dtype),
-            self.param("recurrent_kernel", per_gate(self.recurrent_kernel_init, 3), (self.features, width), dtype),
-            self.param("bias", zeros, (width,), dtype),
-            self.param("recurrent_bias", zeros, (width,), dtype),
+        input_kernel: Any = None
+        bias: Any = None
+        if not self.is_projected:
+            shape = inputs.shape[-1], width
+            input_kernel = self.param("input_kernel", per_gate(self.input_kernel_init, 3), shape, dtype)
+            bias = self.param("bias", zeros, (width,), dtype)
+        shape = self.features, width
+        recurrent_kernel = self.param("recurrent_kernel", per_gate(self.recurrent_kernel_init, 3), shape, dtype)
+        recurrent_bias = self.param("recurrent_bias", zeros, (width,), dtype)
+        inputs, *promoted = promote_dtype(
+            inputs, input_kernel, recurrent_kernel, bias, recurrent_bias, dtype=self.dtype
         )
-        inputs, *promoted = promote_dtype(inputs, *parameters, dtype=self.dtype)
         return gru(
             inputs,
             *promoted,

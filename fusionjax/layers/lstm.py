@@ -1,5 +1,7 @@
 """Long short-term memory as a layer."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from fusionjax.layers.initializers import input_kernel_init, per_gate, recurrent_kernel_init
-from fusionjax.ops import LSTMState, RecurrentOutput, lstm, lstm_step
+from fusionjax.ops import LSTMState, RecurrentOutput, lstm, lstm_step, lstm_update
 
 
 class LSTM(nn.Module):
@@ -23,6 +25,7 @@ class LSTM(nn.Module):
         input_kernel_init: initializer of each gate's block of the input kernel.
         recurrent_kernel_init: initializer of each gate's block of the recurrent kernel.
         implementation: see `fusionjax.ops.lstm`.
+        is_projected: the inputs are x W_x + b already, `[..., 4 * features]`; there is no input kernel and no bias.
 
     Example:
         >>> layer, inputs = LSTM(features=4), jnp.ones((2, 5, 3))
@@ -33,6 +36,8 @@ class LSTM(nn.Module):
         (2, 4)
     """
 
+    num_gates: ClassVar[int] = 4
+
     features: int
     forget_bias: float = 1.0
     dtype: Dtype | None = None
@@ -40,6 +45,7 @@ class LSTM(nn.Module):
     input_kernel_init: Initializer = input_kernel_init
     recurrent_kernel_init: Initializer = recurrent_kernel_init
     implementation: str | None = None
+    is_projected: bool = False
 
     def __call__(
         self,
@@ -85,6 +91,8 @@ class LSTM(nn.Module):
         """
         inputs, *parameters = promote_dtype(inputs, *self._parameters(inputs.shape[-1]), dtype=self.dtype)
         state = jax.tree.map(lambda leaf: leaf.astype(inputs.dtype), state)
+        if self.is_projected:
+            return lstm_update(state, inputs, parameters[1])
         return lstm_step(state, inputs, *parameters)
 
     @nn.nowrap
@@ -94,17 +102,18 @@ class LSTM(nn.Module):
         return LSTMState(zeros, zeros)
 
     @nn.compact
-    def _parameters(self, inputs: int) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
+    def _parameters(self, inputs: int) -> tuple[ArrayLike | None, ArrayLike, ArrayLike | None]:
 
         def initialize_bias(key: Array, shape: Shape, dtype: Dtype) -> Array:
             del key
             return jnp.zeros(shape, dtype).at[self.features : 2 * self.features].set(self.forget_bias)
 
-        width = 4 * self.features
+        width, dtype = 4 * self.features, self.param_dtype
+        shape = self.features, width
+        if self.is_projected:
+            return None, self.param("recurrent_kernel", per_gate(self.recurrent_kernel_init, 4), shape, dtype), None
         return (
-            self.param("input_kernel", per_gate(self.input_kernel_init, 4), (inputs, width), self.param_dtype),
-            self.param(
-                "recurrent_kernel", per_gate(self.recurrent_kernel_init, 4), (self.features, width), self.param_dtype
-            ),
-            self.param("bias", initialize_bias, (width,), self.param_dtype),
+            self.param("input_kernel", per_gate(self.input_kernel_init, 4), (inputs, width), dtype),
+            self.param("recurrent_kernel", per_gate(self.recurrent_kernel_init, 4), shape, dtype),
+            self.param("bias", initialize_bias, (width,), dtype),
         )

@@ -13,7 +13,7 @@ from fusionjax.layers.gru import GRU
 from fusionjax.layers.lstm import LSTM
 from fusionjax.ops import RecurrentOutput
 
-_CELLS: dict[str, type[nn.Module]] = {"lstm": LSTM, "gru": GRU, "elman": Elman}
+_CELLS: dict[str, type[LSTM | GRU | Elman]] = {"lstm": LSTM, "gru": GRU, "elman": Elman}
 
 
 class RNN(nn.Module):
@@ -32,6 +32,8 @@ class RNN(nn.Module):
         dtype: dtype of the computation; None for the common one of inputs and parameters.
         param_dtype: dtype of the parameters.
         implementation: see the cell's operation, such as `fusionjax.ops.lstm`.
+        is_projected: the inputs are x W_x + b of the first layer already, those of both directions joined,
+            `projected_features` wide; it has no input kernels and no biases.
 
     Example:
         >>> layer, inputs = RNN(features=4, num_layers=2, bidirectional=True), jnp.ones((2, 5, 3))
@@ -49,6 +51,7 @@ class RNN(nn.Module):
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     implementation: str | None = None
+    is_projected: bool = False
 
     @nn.compact
     def __call__(
@@ -71,24 +74,28 @@ class RNN(nn.Module):
             A `RecurrentOutput`: outputs with features * directions, final states like `initial_state`.
 
         Raises:
-            ValueError: there is no cell of that name, or the initial states do not fit.
+            ValueError: there is no cell of that name, or the initial states or the projected inputs do not fit.
         """
         directions = ("forward", "backward") if self.bidirectional else ("forward",)
-        self._check(initial_state, len(directions))
+        self._check(inputs.shape, initial_state, len(directions))
         final_states = []
         outputs = inputs
         for layer in range(self.num_layers):
             if layer > 0:
                 outputs = nn.Dropout(self.dropout_rate)(outputs, deterministic=deterministic)
+            # Only projected inputs are others for each direction.
+            is_projected = self.is_projected and layer == 0
+            entering = jnp.split(outputs, len(directions), axis=-1) if is_projected else [outputs] * len(directions)
             results = [
                 _CELLS[self.cell](
                     self.features,
                     dtype=self.dtype,
                     param_dtype=self.param_dtype,
                     implementation=self.implementation,
+                    is_projected=is_projected,
                     name=f"layer_{layer}_{direction}",
                 )(
-                    outputs,
+                    entering[index],
                     initial_state=None if initial_state is None else initial_state[layer][index],
                     mask=mask,
                     reverse=direction == "backward",
@@ -100,9 +107,25 @@ class RNN(nn.Module):
             final_states.append(tuple(result.final_state for result in results))
         return RecurrentOutput(outputs, tuple(final_states))
 
-    def _check(self, initial_state: Sequence[Sequence[Any]] | None, directions: int) -> None:
+    @property
+    def projected_features(self) -> int:
+        """The width of inputs that are projected already: gates * features, of each direction."""
+        self._check_cell()
+        return (2 if self.bidirectional else 1) * _CELLS[self.cell].num_gates * self.features
+
+    @nn.nowrap
+    def _check_cell(self) -> None:
         if self.cell not in _CELLS:
             raise ValueError(f"cell must be one of {', '.join(_CELLS)}; got {self.cell!r}. Name one of them.")
+
+    @nn.nowrap
+    def _check(self, inputs: tuple[int, ...], initial_state: Sequence[Sequence[Any]] | None, directions: int) -> None:
+        self._check_cell()
+        if self.is_projected and inputs[-1] != self.projected_features:
+            raise ValueError(
+                f"projected inputs must be {self.projected_features} wide, gates * features of each direction; "
+                f"got {inputs}. Project them for every direction, or pass is_projected=False."
+            )
         if initial_state is None:
             return
         given = [len(layer) for layer in initial_state]

@@ -26,9 +26,12 @@ class LSTMDecoder(nn.Module):
         dropout_rate: on words in, and on states out.
         dtype: of the computation.
         param_dtype: of the parameters.
+        is_folded: the words come in through a table of x W_x + b of the LSTM; see
+            `fusionjax.compress.fold_embeddings`. For inference.
 
     Raises:
-        ValueError: the number of rows is no multiple of that of the images.
+        ValueError: the number of rows is no multiple of that of the images, or words of a folded decoder are to be
+            dropped.
 
     Example:
         >>> decoder = LSTMDecoder(vocab_size=11, features=8, embedding_features=6)
@@ -47,13 +50,17 @@ class LSTMDecoder(nn.Module):
     dropout_rate: float = 0.0
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    is_folded: bool = False
 
     def setup(self) -> None:
         """Makes the layers."""
         kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.words = WordTable(self.vocab_size, self.embedding_features, self.dropout_rate, **kwargs)
-        self.image = nn.Dense(self.embedding_features, **kwargs)
-        self.lstm = LSTM(self.features, **kwargs)
+        gates = LSTM.num_gates * self.features if self.is_folded else None
+        self.words = WordTable(
+            self.vocab_size, self.embedding_features, self.dropout_rate, projected_features=gates, **kwargs
+        )
+        self.image = nn.Dense(gates or self.embedding_features, **kwargs)
+        self.lstm = LSTM(self.features, is_projected=self.is_folded, **kwargs)
 
     def __call__(self, features: Features, tokens: jax.Array, *, deterministic: bool = True) -> DecoderOutput:
         """Scores the next token at every position.
@@ -115,9 +122,12 @@ class AttentionLSTMDecoder(nn.Module):
         dropout_rate: on words in, and on states out.
         dtype: of the computation.
         param_dtype: of the parameters.
+        is_folded: the words come in through a table of x W_x + b of the LSTM; see
+            `fusionjax.compress.fold_embeddings`. For inference.
 
     Raises:
-        ValueError: the number of rows is no multiple of that of the images.
+        ValueError: the number of rows is no multiple of that of the images, or words of a folded decoder are to be
+            dropped.
 
     Example:
         >>> decoder = AttentionLSTMDecoder(vocab_size=11, features=8, embedding_features=6, attention_features=7)
@@ -138,12 +148,16 @@ class AttentionLSTMDecoder(nn.Module):
     dropout_rate: float = 0.0
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    is_folded: bool = False
 
     def setup(self) -> None:
         """Makes the layers."""
         kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.words = WordTable(self.vocab_size, self.embedding_features, self.dropout_rate, **kwargs)
-        self.lstm = AttentionLSTM(self.features, self.attention_features, **kwargs)
+        gates = LSTM.num_gates * self.features if self.is_folded else None
+        self.words = WordTable(
+            self.vocab_size, self.embedding_features, self.dropout_rate, projected_features=gates, **kwargs
+        )
+        self.lstm = AttentionLSTM(self.features, self.attention_features, is_projected=self.is_folded, **kwargs)
 
     def __call__(self, features: Features, tokens: jax.Array, *, deterministic: bool = True) -> DecoderOutput:
         """Scores the next token at every position.

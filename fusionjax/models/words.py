@@ -77,6 +77,11 @@ class WordTable(nn.Module):
         scale: of embeddings and logits; vectors start with length 1.
         dtype: of the computation.
         param_dtype: of the parameters.
+        projected_features: width of a second table, from which words come in: scale E W_x + b of the layer that reads
+            them, for inference; None for words by the one table.
+
+    Raises:
+        ValueError: words of the second table are to be dropped.
 
     Example:
         >>> table = WordTable(vocab_size=11, features=4)
@@ -94,11 +99,15 @@ class WordTable(nn.Module):
     scale: float = 4.0
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    projected_features: int | None = None
 
     def setup(self) -> None:
         """Makes the table, the projection and the bias."""
         init = nn.initializers.normal(self.features**-0.5)
         self.table = self.param("table", init, (self.vocab_size, self.features), self.param_dtype)
+        if self.projected_features is not None:
+            projected = (self.vocab_size, self.projected_features)
+            self.projected_table = self.param("projected_table", init, projected, self.param_dtype)
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
         self.project = nn.Dense(self.features, dtype=self.dtype, param_dtype=self.param_dtype)
         self.dropout = nn.Dropout(self.dropout_rate)
@@ -111,8 +120,15 @@ class WordTable(nn.Module):
             deterministic: switches dropout off.
 
         Returns:
-            `[..., features]`.
+            `[..., features]`, or `[..., projected_features]` of the second table.
         """
+        if self.projected_features is not None:
+            if self.dropout_rate and not deterministic:
+                raise ValueError(
+                    f"folded words cannot be dropped in part; got dropout_rate={self.dropout_rate} and "
+                    "deterministic=False. Train the decoder before it is folded."
+                )
+            return self.projected_table[tokens].astype(self.dtype or self.param_dtype)
         vectors = self.table[tokens].astype(self.dtype or self.param_dtype) * self.scale
         return self.dropout(vectors, deterministic=deterministic)
 

@@ -18,9 +18,9 @@ from fusionjax.ops.recurrent_persistent import find_pallas_obstacle
 
 def elman(
     inputs: Float[Array, "first second inputs"],
-    input_kernel: Float[Array, "kernel_inputs kernel_features"],
+    input_kernel: Float[Array, "kernel_inputs kernel_features"] | None,
     recurrent_kernel: Float[Array, "features recurrent_features"],
-    bias: Float[Array, " bias_features"],
+    bias: Float[Array, " bias_features"] | None,
     *,
     activation: str = "tanh",
     initial_state: Float[Array, "batch features"] | None = None,
@@ -41,9 +41,9 @@ def elman(
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
-        input_kernel: W_x, `[inputs, features]`.
+        input_kernel: W_x, `[inputs, features]`; None where the inputs are x W_x already.
         recurrent_kernel: W_h, `[features, features]`.
-        bias: b, `[features]`.
+        bias: b, `[features]`; None for none.
         activation: f, `"tanh"` or `"relu"`.
         initial_state: hidden state before the first step, `[batch, features]`; None for zeros.
         mask: `[batch, length]`, also if time-major; masked steps keep the state and put out zeros.

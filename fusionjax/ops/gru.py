@@ -17,9 +17,9 @@ from fusionjax.ops.recurrent_persistent import find_pallas_obstacle
 
 def gru(
     inputs: Float[Array, "first second inputs"],
-    input_kernel: Float[Array, "kernel_inputs gates_features"],
+    input_kernel: Float[Array, "kernel_inputs gates_features"] | None,
     recurrent_kernel: Float[Array, "features recurrent_gates_features"],
-    bias: Float[Array, " bias_gates_features"],
+    bias: Float[Array, " bias_gates_features"] | None,
     recurrent_bias: Float[Array, " recurrent_bias_gates_features"],
     *,
     initial_state: Float[Array, "batch features"] | None = None,
@@ -44,9 +44,9 @@ def gru(
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
-        input_kernel: W_x, `[inputs, 3 * features]`, gates r, z, n.
+        input_kernel: W_x, `[inputs, 3 * features]`, gates r, z, n; None where the inputs are x W_x already.
         recurrent_kernel: W_h, `[features, 3 * features]`.
-        bias: b, `[3 * features]`.
+        bias: b, `[3 * features]`; None for none.
         recurrent_bias: b_h, `[3 * features]`.
         initial_state: hidden state before the first step, `[batch, features]`; None for zeros.
         mask: `[batch, length]`, also if time-major; masked steps keep the state and put out zeros.

@@ -33,9 +33,9 @@ class LSTMState(NamedTuple):
 
 def lstm(
     inputs: Float[Array, "first second inputs"],
-    input_kernel: Float[Array, "kernel_inputs gates_features"],
+    input_kernel: Float[Array, "kernel_inputs gates_features"] | None,
     recurrent_kernel: Float[Array, "features recurrent_gates_features"],
-    bias: Float[Array, " bias_gates_features"],
+    bias: Float[Array, " bias_gates_features"] | None,
     *,
     initial_state: LSTMState | None = None,
     mask: Bool[Array, "mask_batch mask_length"] | None = None,
@@ -60,9 +60,9 @@ def lstm(
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
-        input_kernel: W_x, `[inputs, 4 * features]`, gates i, f, g, o.
+        input_kernel: W_x, `[inputs, 4 * features]`, gates i, f, g, o; None where the inputs are x W_x already.
         recurrent_kernel: W_h, `[features, 4 * features]`.
-        bias: b, `[4 * features]`.
+        bias: b, `[4 * features]`; None for none.
         initial_state: the state before the first step; None for zeros.
         mask: `[batch, length]`, also if time-major; masked steps keep the state and put out zeros.
         reverse: go from the last step to the first; with trailing padding this starts at the last real token.

@@ -1,5 +1,7 @@
 """Long short-term memory by cuDNN."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -8,11 +10,11 @@ from fusionjax.ops.recurrent import RecurrentOutput
 from fusionjax.ops.recurrent_cell import RecurrentWeights, State
 
 
-def find_cudnn_obstacle(arrays: tuple[Array, ...], mask: Bool[Array, "batch length"] | None) -> str | None:
+def find_cudnn_obstacle(arrays: tuple[Array | None, ...], mask: Bool[Array, "batch length"] | None) -> str | None:
     """Says why cuDNN cannot serve a call.
 
     Args:
-        arrays: the inputs and the parameters.
+        arrays: the inputs and the parameters; None for an input kernel or bias that is not there.
         mask: the mask of the call; cuDNN knows trailing padding only, and whether a mask is that shows too late.
 
     Returns:
@@ -23,7 +25,9 @@ def find_cudnn_obstacle(arrays: tuple[Array, ...], mask: Bool[Array, "batch leng
         return obstacle
     if mask is not None:
         return "cuDNN takes no mask"
-    dtypes = sorted({str(array.dtype) for array in arrays})
+    if any(array is None for array in arrays):
+        return "cuDNN needs an input_kernel and a bias"
+    dtypes = sorted({str(array.dtype) for array in arrays if array is not None})
     return None if dtypes == ["float32"] else f"cuDNN needs float32 inputs and parameters; got {', '.join(dtypes)}"
 
 
@@ -60,15 +64,18 @@ def lstm_cudnn(
     steps = steps.swapaxes(0, 1) if time_major else steps
     batch, length, size = steps.shape
     features = weights.recurrent_kernel.shape[0]
+    # Where one of them is None, `find_cudnn_obstacle` says so.
+    input_kernel: Any = weights.input_kernel
+    bias: Any = weights.bias
     if initial_state is None:
         initial_state = (jnp.zeros((batch, features), inputs.dtype),) * 2
     cell, hidden = (state[None].astype(inputs.dtype) for state in initial_state)
     packed = jnp.concatenate(
         [
-            weights.input_kernel.T.ravel(),
+            input_kernel.T.ravel(),
             weights.recurrent_kernel.T.ravel(),
-            weights.bias,
-            jnp.zeros_like(weights.bias),
+            bias,
+            jnp.zeros_like(bias),
         ]
     )
     lengths = jnp.full(batch, length, jnp.int32)

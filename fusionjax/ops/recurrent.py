@@ -15,6 +15,7 @@ from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.recurrent_cell import RecurrentCell, RecurrentWeights, State
 from fusionjax.ops.recurrent_chunked import recur_in_chunks
 from fusionjax.ops.recurrent_persistent import recur_persistently
+from fusionjax.ops.recurrent_products import project_inputs
 from fusionjax.ops.shape_classes import recurrence_class
 
 # Measured on a CPU: with fewer weights, chunks gain nothing.
@@ -78,7 +79,7 @@ def recur(
 def _scan_steps(
     cell: RecurrentCell, reverse: bool, weights: RecurrentWeights, inputs: Array, state: State, mask: Array | None
 ) -> tuple[Array, State]:
-    projected = add_bias(inputs @ weights.input_kernel, weights.bias)
+    projected = project_inputs(weights, inputs)
 
     def advance(state: State, step: tuple[Array, Array | None]) -> tuple[State, Array]:
         new = advance_projected(cell, state, step[0], weights.recurrent_kernel, weights.recurrent_bias)
@@ -157,7 +158,7 @@ def choose_recurrence(
 def check_recurrent_shapes(
     operation: str,
     inputs: Array,
-    input_kernel: Array,
+    input_kernel: Array | None,
     recurrent_kernel: Array,
     *,
     gates: int,
@@ -169,7 +170,7 @@ def check_recurrent_shapes(
     Args:
         operation: the operation's name, for messages.
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
-        input_kernel: `[inputs, gates * features]`.
+        input_kernel: `[inputs, gates * features]`; None for inputs of gates * features that are projected already.
         recurrent_kernel: `[features, gates * features]`.
         gates: how many gates the kernels hold.
         mask: `[batch, length]` or None.
@@ -185,10 +186,16 @@ def check_recurrent_shapes(
         )
     features = recurrent_kernel.shape[0]
     shapes = (inputs.shape[2], gates * features), (features, gates * features)
-    if input_kernel.shape != shapes[0] or recurrent_kernel.shape != shapes[1]:
+    if input_kernel is None and inputs.shape[2] != gates * features:
+        raise ValueError(
+            f"{operation} without an input_kernel takes inputs that are projected to {gates} * features = "
+            f"{gates * features}; got {inputs.shape}. Project them, or pass the input_kernel."
+        )
+    input_shape = shapes[0] if input_kernel is None else input_kernel.shape
+    if input_shape != shapes[0] or recurrent_kernel.shape != shapes[1]:
         raise ValueError(
             f"{operation} needs an input_kernel {shapes[0]} and a recurrent_kernel {shapes[1]}; "
-            f"got {input_kernel.shape} and {recurrent_kernel.shape}. Join the {gates} gates along the last axis."
+            f"got {input_shape} and {recurrent_kernel.shape}. Join the {gates} gates along the last axis."
         )
     batch_and_length = inputs.shape[1::-1] if time_major else inputs.shape[:2]
     if mask is not None and mask.shape != batch_and_length:

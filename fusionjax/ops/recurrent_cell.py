@@ -36,15 +36,15 @@ class RecurrentWeights(NamedTuple):
     """The parameters of a recurrence.
 
     Attributes:
-        input_kernel: W_x, `[inputs, num_gates * features]`.
+        input_kernel: W_x, `[inputs, num_gates * features]`; None where the inputs are x W_x already.
         recurrent_kernel: W_h, `[features, num_gates * features]`.
-        bias: b, `[num_gates * features]`.
+        bias: b, `[num_gates * features]`, if there is one.
         recurrent_bias: b_h, `[num_gates * features]`, if the cell has one.
     """
 
-    input_kernel: Array
+    input_kernel: Array | None
     recurrent_kernel: Array
-    bias: Array
+    bias: Array | None
     recurrent_bias: Array | None = None
 
 

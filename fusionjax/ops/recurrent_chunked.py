@@ -84,7 +84,8 @@ def _run(
 ) -> tuple[State, Tree]:
     """Returns the final state and the hidden states; to save, also the rest of the state before each step, and more."""
     layout = _choose_layout(weights, inputs)
-    input_kernel, kernel = layout.turn(weights.input_kernel), layout.turn(weights.recurrent_kernel)
+    input_kernel = None if weights.input_kernel is None else layout.turn(weights.input_kernel)
+    kernel = layout.turn(weights.recurrent_kernel)
     bias, recurrent_bias = (None if one is None else layout.turn(one[None]) for one in (weights.bias, weights[3]))
 
     def prepare(chunk: tuple[Array, Array | None]) -> list[Tree]:
@@ -151,8 +152,10 @@ class _Layout(NamedTuple):
     def multiply(self, state: Array, kernel: Array) -> Array:
         return multiply(kernel, state) if self.in_columns else multiply(state, kernel)
 
-    def project(self, rows: Array, kernel: Array) -> list[Array]:
+    def project(self, rows: Array, kernel: Array | None) -> list[Array]:
         """Multiplies all steps of a chunk, `[steps, batch, inputs]`, and lists the products in this layout."""
+        if kernel is None:
+            return [self.turn(row) for row in rows]
         if not self.in_columns:
             return list(multiply(rows, kernel))
         # [num_gates * features, steps, batch]

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from fusionjax.ops.bias import add_bias
 from fusionjax.ops.gpu import find_compute_capability, find_gpu_obstacle
 from fusionjax.ops.manual_axes import varying_axes
 from fusionjax.ops.recurrent_block import ROWS, Split, find_most_features, split_units
 from fusionjax.ops.recurrent_cell import RecurrentCell, RecurrentWeights, State
 from fusionjax.ops.recurrent_kernels import advance_kernel, retreat_kernel
-from fusionjax.ops.recurrent_products import cast, differentiate_products, shift_hidden, zero_masked
+from fusionjax.ops.recurrent_products import cast, differentiate_products, project_inputs, shift_hidden, zero_masked
 
 Tree = Any  # a pytree of arrays
 
@@ -105,7 +104,7 @@ def _run(
     """Returns the hidden states, the final state and, to save, what `advance_kernel` saves, still padded."""
     split = _split(cell, weights)
     (length, batch, _), features = inputs.shape, initial_state[0].shape[-1]
-    projected = add_bias(inputs @ weights.input_kernel, weights.bias)
+    projected = project_inputs(weights, inputs)
     # [gates, features, inner features]
     kernel = weights.recurrent_kernel.reshape(features, cell.num_gates, features).transpose(1, 2, 0)
     bias = weights.recurrent_bias

@@ -8,9 +8,26 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from fusionjax.ops.bias import add_bias
 from fusionjax.ops.recurrent_cell import RecurrentWeights
 
 Tree = Any  # a pytree of arrays
+
+
+def project_inputs(
+    weights: RecurrentWeights, inputs: Float[Array, "length batch inputs"]
+) -> Float[Array, "length batch gates_features"]:
+    """Computes x W_x + b of all steps, or what of it the weights hold.
+
+    Args:
+        weights: the parameters.
+        inputs: `[length, batch, inputs]`.
+
+    Returns:
+        `[length, batch, num_gates * features]`.
+    """
+    projected = inputs if weights.input_kernel is None else inputs @ weights.input_kernel
+    return projected if weights.bias is None else add_bias(projected, weights.bias)
 
 
 def shift_hidden(
@@ -48,14 +65,18 @@ def differentiate_products(
         Both in float32 at least.
     """
     of_inputs, of_state = of_gates[0], of_gates[-1]
-    if len(of_gates) == 1:
+    if weights.input_kernel is None:
+        of_input_kernel, of_recurrent_kernel = None, _sum_products(before, of_state)
+    elif len(of_gates) == 1:
         of_both = _sum_products(jnp.concatenate([inputs, before], axis=-1), of_inputs)
         of_input_kernel, of_recurrent_kernel = jnp.split(of_both, [inputs.shape[-1]])
     else:
         of_input_kernel, of_recurrent_kernel = _sum_products(inputs, of_inputs), _sum_products(before, of_state)
-    of_bias = widen(of_inputs).sum((0, 1))
+    of_bias = None if weights.bias is None else widen(of_inputs).sum((0, 1))
     of_recurrent_bias = None if weights.recurrent_bias is None else widen(of_state).sum((0, 1))
     of_weights = RecurrentWeights(of_input_kernel, of_recurrent_kernel, of_bias, of_recurrent_bias)
+    if weights.input_kernel is None:
+        return of_weights, widen(of_inputs)
     return of_weights, multiply(of_inputs, weights.input_kernel.T)
 
 

@@ -1,5 +1,6 @@
 """With the same inputs and weights every contender computes the same."""
 
+import contextlib
 import dataclasses
 import inspect
 import os
@@ -62,6 +63,32 @@ def test_peers_agree(contender: str, workload: Any) -> None:
     for found, expected in zip(outputs(contender, workload), outputs("fusionjax", workload), strict=True):
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("workload", [dataclasses.replace(SMALL, part="text"), CAPTIONS[0]], ids=lambda one: one.name)
+def test_inference_options_agree(workload: Any) -> None:
+    (exact, *_), (folded, *_), (narrow, *_) = (
+        outputs(name, workload) for name in ("fusionjax", "fusionjax:folded", "fusionjax:folded+bfloat16")
+    )
+    np.testing.assert_allclose(folded, exact, rtol=1e-5, atol=1e-6)
+    assert narrow.shape == exact.shape
+    if workload is not CAPTIONS[0]:
+        assert 1e-5 < np.abs(narrow - exact).max() / exact.max() < 2e-2
+
+
+@pytest.mark.parametrize(
+    ("workload", "message"),
+    [
+        (SMALL, None),
+        (dataclasses.replace(SMALL, part="image"), "there are no words to fold in fusion-image-forward"),
+        (CAPTIONS[2], "there are no words to fold in decode-transformer-greedy"),
+        (WORKLOADS[1], "inference options start from a float32 forward pass; got fusion-train"),
+    ],
+)
+def test_what_inference_options_are_for(workload: Any, message: str | None) -> None:
+    framework = load_framework("fusionjax:folded")
+    with pytest.raises(NotImplementedError, match=message) if message else contextlib.nullcontext():
+        framework.build(workload)
 
 
 @pytest.mark.parametrize("workload", CAPTIONS, ids=lambda workload: workload.name)

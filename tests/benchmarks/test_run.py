@@ -8,6 +8,7 @@ import pytest
 
 from fusionjax.benchmarks import run
 from fusionjax.benchmarks.contender import ContenderError
+from fusionjax.benchmarks.report import table
 from fusionjax.benchmarks.workloads import Fusion
 
 WORKLOAD = Fusion(batch_size=2, part="text", length=3, vocab_size=5, features=7)
@@ -79,6 +80,20 @@ def test_wrong_outputs_are_named() -> None:
     good, bad = measure(Fake("good", turns), Fake("bad", turns, output=1.5))
     assert (good.error, bad.error) == (None, "its outputs differ by 5.0e-01 from those of good")
     assert bad.median_ms is not None
+
+
+def test_inference_options_are_named_as_implementations() -> None:
+    turns: list[str] = []
+    values = {"fusionjax": 1.0, "fusionjax:folded": 1.01, "fusionjax:folded+bfloat16": 1.01}
+    good, folded, narrow = measure(*(Fake(name, turns, output) for name, output in values.items()))
+    assert [one.contender for one in (good, folded, narrow)] == ["fusionjax"] * 3
+    assert [one.implementation for one in (good, folded, narrow)] == ["default", "folded", "folded+bfloat16"]
+    assert (good.difference, good.label, folded.label) == (0.0, "fusionjax", "fusionjax:folded")
+    assert folded.difference == narrow.difference == pytest.approx(0.01)
+    # Only what is marked as inexact may differ so much.
+    assert folded.error == "its outputs differ by 1.0e-02 from those of fusionjax" and narrow.error is None
+    lines = table([good, folded, narrow]).splitlines()
+    assert lines[-1] == "fusionjax:folded+bfloat16: its outputs differ by 1.0e-02 from those of fusionjax"
 
 
 def test_outputs_of_another_shape_differ(tmp_path: Path) -> None:

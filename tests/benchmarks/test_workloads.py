@@ -87,6 +87,8 @@ def test_the_scripts_refuse_in_one_line(capfd: pytest.CaptureFixture[str]) -> No
         ("decode --features 12", "features must be a multiple of the 8 heads; got 12. 512 is usual."),
         ("decode --vocab-size 4 --beams 5", "vocab_size must be at least 5; got 4. A search needs words to choose"),
         ("scaling --lengths 16 0", "lengths must be at least 1; got 0."),
+        ("forward --inference int8", "the inference options must be among folded, folded+bfloat16; got 'int8'. Choose"),
+        ("train --inference folded", "inference options are for forward passes; got folded. Use bench forward."),
     ],
 )
 def test_bad_sizes(capfd: pytest.CaptureFixture[str], words: str, message: str) -> None:

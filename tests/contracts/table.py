@@ -140,6 +140,15 @@ ENCODERS = [
         trim=_trim_tokens,
     ),
     Row(
+        "RNNEncoder-folded",
+        lambda dtype: _rnn(dtype, features=5, cell="elman", bidirectional=True, pooling="mean", is_folded=True),
+        {"tokens": TOKENS, "mask": TEXT_MASK},
+        {"tokens": (BATCH, LENGTH, 10), "pooled": (BATCH, 10)},
+        hide=lambda inputs: {**inputs, "tokens": _hide_tokens(inputs["tokens"])},
+        pad=lambda inputs: {"tokens": _pad_text(inputs["tokens"])},
+        trim=_trim_tokens,
+    ),
+    Row(
         "RNNEncoder-words-alone",
         lambda dtype: _rnn(dtype, features=6, num_layers=0, pooling="mean"),
         {"tokens": TOKENS, "mask": TEXT_MASK},
@@ -182,8 +191,13 @@ FUSIONS = [
 ]
 
 
-def _attention_lstm(dtype: Any) -> nn.Module:
-    return models.AttentionLSTMDecoder(VOCABULARY, features=5, embedding_features=7, attention_features=3, dtype=dtype)
+def _lstm(dtype: Any, **options: Any) -> nn.Module:
+    return models.LSTMDecoder(VOCABULARY, features=5, embedding_features=7, dtype=dtype, **options)
+
+
+def _attention_lstm(dtype: Any, **options: Any) -> nn.Module:
+    sizes = {"features": 5, "embedding_features": 7, "attention_features": 3}
+    return models.AttentionLSTMDecoder(VOCABULARY, dtype=dtype, **sizes, **options)
 
 
 def _decoder_row(name: str, build: Callable[[Any], nn.Module], *, looks: bool) -> Row:
@@ -201,17 +215,18 @@ def _decoder_row(name: str, build: Callable[[Any], nn.Module], *, looks: bool) -
 
 
 DECODERS = [
-    _decoder_row(
-        "LSTMDecoder",
-        lambda dtype: models.LSTMDecoder(VOCABULARY, features=5, embedding_features=7, dtype=dtype),
-        looks=False,
-    ),
+    _decoder_row("LSTMDecoder", _lstm, looks=False),
     _decoder_row("AttentionLSTMDecoder", _attention_lstm, looks=True),
     _decoder_row(
         "TransformerDecoder",
         lambda dtype: models.TransformerDecoder(VOCABULARY, 6, num_layers=2, num_heads=2, max_length=13, dtype=dtype),
         looks=True,
     ),
+]
+
+FOLDED_DECODERS = [
+    _decoder_row("LSTMDecoder-folded", lambda dtype: _lstm(dtype, is_folded=True), looks=False),
+    _decoder_row("AttentionLSTMDecoder-folded", lambda dtype: _attention_lstm(dtype, is_folded=True), looks=True),
 ]
 
 
@@ -269,4 +284,4 @@ MODELS = [
     ),
 ]
 
-ROWS = [*ENCODERS, *FUSIONS, *DECODERS, *MODELS]
+ROWS = [*ENCODERS, *FUSIONS, *DECODERS, *FOLDED_DECODERS, *MODELS]

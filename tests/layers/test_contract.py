@@ -50,6 +50,7 @@ def norms(*names):
 
 
 LSTM_PARAMS = {"input_kernel": (3, 20), "recurrent_kernel": (5, 20), "bias": (20,)}
+GRU_PARAMS = {"input_kernel": (10, 15), "recurrent_kernel": (5, 15), "bias": (15,), "recurrent_bias": (15,)}
 ROWS = (
     Row("conv", partial(layers.Conv, 5), ((8, 7, 11, 3),), {"kernel": (3, 3, 3, 5), "bias": (5,)}),
     Row(
@@ -83,6 +84,19 @@ ROWS = (
             for layer in (0, 1)
             for direction in ("forward", "backward")
             for name, shape in LSTM_PARAMS.items()
+        },
+        {"mask": MASK},
+    ),
+    Row(
+        "rnn-projected",
+        partial(layers.RNN, 5, cell="gru", num_layers=2, bidirectional=True, is_projected=True),
+        ((8, 7, 30),),
+        {
+            f"layer_{layer}_{direction}/{name}": shape
+            for layer in (0, 1)
+            for direction in ("forward", "backward")
+            for name, shape in GRU_PARAMS.items()
+            if layer or name in ("recurrent_kernel", "recurrent_bias")
         },
         {"mask": MASK},
     ),

@@ -12,7 +12,7 @@ from fusionjax.encoders import Features
 from fusionjax.models import AttentionLSTMDecoder, LSTMDecoder, TransformerDecoder
 from fusionjax.models.words import WordTable
 from tests.contracts.parameters import draw_variables, fast_jit, run
-from tests.contracts.table import DECODERS
+from tests.contracts.table import DECODERS, FOLDED_DECODERS
 
 RNG = np.random.default_rng(0)
 MASK = np.array([[True] * 5, [True, False, True, True, False]])
@@ -28,7 +28,7 @@ TOKENS = jnp.asarray(RNG.integers(1, 11, (6, 7)))
 
 @pytest.mark.parametrize(
     ("row", "dtype"),
-    [*((row, None) for row in DECODERS), (DECODERS[1], jnp.bfloat16), (DECODERS[2], jnp.bfloat16)],
+    [*((row, None) for row in [*DECODERS, *FOLDED_DECODERS]), (DECODERS[1], jnp.bfloat16), (DECODERS[2], jnp.bfloat16)],
     ids=lambda one: getattr(one, "name", None),
 )
 def test_step_by_step_equals_teacher_forcing(row, dtype) -> None:

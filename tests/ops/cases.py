@@ -207,6 +207,47 @@ def _recurrences():
             yield Case(title, call, reference, shapes, num_states + 1)
 
 
+def _projected_recurrences():
+    mask = np.arange(11) < np.array((9, 2, 11, 1, 3, 7, 4, 6))[:, None]
+
+    def call_lstm(cell, hidden, inputs, recurrent_kernel):
+        output = ops.lstm(
+            inputs,
+            None,
+            recurrent_kernel,
+            None,
+            initial_state=ops.LSTMState(cell, hidden),
+            mask=jnp.asarray(mask),
+            implementation="chunked",
+        )
+        return output.outputs, tuple(output.final_state)
+
+    def refer_lstm(cell, hidden, inputs, recurrent_kernel):
+        parameters = jnp.eye(20), recurrent_kernel, 0
+        return references.recur(references.lstm_cell, (cell, hidden), inputs, parameters, mask, False)
+
+    yield Case("lstm-chunked-projected", call_lstm, refer_lstm, ((8, 5), (8, 5), (8, 11, 20), (5, 20)), 3)
+
+    def call_gru(hidden, inputs, recurrent_kernel, recurrent_bias):
+        output = ops.gru(
+            inputs,
+            None,
+            recurrent_kernel,
+            None,
+            recurrent_bias,
+            initial_state=hidden,
+            mask=jnp.asarray(mask),
+            implementation="xla",
+        )
+        return output.outputs, (output.final_state,)
+
+    def refer_gru(hidden, inputs, recurrent_kernel, recurrent_bias):
+        parameters = jnp.eye(15), recurrent_kernel, 0, recurrent_bias
+        return references.recur(references.gru_cell, (hidden,), inputs, parameters, mask, False)
+
+    yield Case("gru-xla-projected", call_gru, refer_gru, ((8, 5), (8, 11, 15), (5, 15), (15,)), 2)
+
+
 CASES = (
     *_convolutions(),
     *_pooled_convolutions(),
@@ -214,4 +255,5 @@ CASES = (
     *_attentions(),
     *_additive_attentions(),
     *_recurrences(),
+    *_projected_recurrences(),
 )
