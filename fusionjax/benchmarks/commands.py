@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fusionjax.benchmarks.ahead import bench_ahead
 from fusionjax.benchmarks.figures import draw
 from fusionjax.benchmarks.machine import describe_machine
 from fusionjax.benchmarks.models import bench_decode, bench_forward, bench_train
 from fusionjax.benchmarks.ops import bench_ops
-from fusionjax.benchmarks.options import DecodeOptions, ModelOptions, OpsOptions, ScalingOptions
+from fusionjax.benchmarks.options import AheadOptions, DecodeOptions, ModelOptions, OpsOptions, ScalingOptions
 from fusionjax.benchmarks.record import Record
-from fusionjax.benchmarks.report import ops_table, table
+from fusionjax.benchmarks.report import ahead_table, ops_table, table
 from fusionjax.benchmarks.results import Results
 from fusionjax.benchmarks.scaling import bench_scaling
 
@@ -43,6 +44,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "decode": Command("captions written, greedy and by beam search, beside PyTorch", DecodeOptions, bench_decode),
     "scaling": Command("times as the batch, the length and the features grow", ScalingOptions, bench_scaling),
+    "ahead": Command(
+        "models compiled for TPUs that are not there: memory, operations, estimated time",
+        AheadOptions,
+        bench_ahead,
+        ahead_table,
+    ),
 }
 
 
@@ -58,7 +65,8 @@ def run_command(name: str, options: Any) -> tuple[list[dict[str, Any]], str]:
     """
     command = COMMANDS[name]
     results = command.run(options)
-    if options.plot is not None:
+    # What was only compiled has no figures to draw.
+    if getattr(options, "plot", None) is not None:
         for path in draw(results, options.plot, name):
             print(f"drawn: {path}", file=sys.stderr)
     records = [record.as_dict() for record in results.records]

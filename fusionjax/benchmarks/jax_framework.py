@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,20 @@ from fusionjax.benchmarks.workloads import Workload
 Forward = Callable[[Any, dict[str, jax.Array]], Any]
 
 LEARNING_RATE = 1e-4
+
+
+class Program(NamedTuple):
+    """What one call of a workload computes, not yet compiled.
+
+    Attributes:
+        function: of the arguments.
+        arguments: the parameters, the optimiser's state where there is one, and last the inputs by name, in NumPy.
+        num_carried: how many of the arguments, from the first, a call replaces by its first outputs.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    num_carried: int = 0
 
 
 class JaxFramework:
@@ -37,21 +51,34 @@ class JaxFramework:
         """Returns the kind of device that it computes on."""
         return jax.devices()[0].device_kind
 
-    def build(self, workload: Workload) -> Callable[[], Any]:
-        """Prepares a workload; see `Framework.build`."""
+    def program_of(self, workload: Workload) -> Program:
+        """Returns what one call computes: a forward pass, a step of Adam, or gradients of inputs and parameters."""
         forward, parameters = self.forward_of(workload)
-        inputs = {name: jnp.asarray(array) for name, array in workload.inputs().items()}
+        inputs = workload.inputs()
         if not workload.train:
-            compiled = jax.jit(forward)
-            return lambda: compiled(parameters, inputs)
+            return Program(forward, (parameters, inputs))
         if "label" in inputs:
-            return _training_steps(forward, parameters, inputs)
+            return _training_step(forward, parameters, inputs)
 
         def loss(parameters: Any, inputs: dict[str, jax.Array]) -> jax.Array:
             return jnp.mean(jnp.square(forward(parameters, inputs).astype(jnp.float32)))
 
-        gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-        return lambda: gradient(parameters, inputs)
+        return Program(jax.value_and_grad(loss, argnums=(0, 1)), (parameters, inputs))
+
+    def build(self, workload: Workload) -> Callable[[], Any]:
+        """Prepares a workload; see `Framework.build`."""
+        program = self.program_of(workload)
+        *carried, inputs = program.arguments
+        inputs = {name: jnp.asarray(array) for name, array in inputs.items()}
+        compiled = jax.jit(program.function, donate_argnums=tuple(range(program.num_carried)))
+        if not program.num_carried:
+            return lambda: compiled(*carried, inputs)
+
+        def run() -> jax.Array:
+            *carried[:], output = compiled(*carried, inputs)
+            return output
+
+        return run
 
     def wait(self, outputs: Any) -> None:
         """Waits until the outputs of a call are there."""
@@ -72,7 +99,7 @@ class JaxFramework:
         return statistics["peak_bytes_in_use"] if statistics else None
 
 
-def _training_steps(forward: Forward, parameters: Any, inputs: dict[str, jax.Array]) -> Callable[[], jax.Array]:
+def _training_step(forward: Forward, parameters: Any, inputs: dict[str, np.ndarray]) -> Program:
     optimizer = optax.adam(LEARNING_RATE)
 
     def step(parameters: Any, state: Any, inputs: dict[str, jax.Array]) -> tuple[Any, Any, jax.Array]:
@@ -84,14 +111,7 @@ def _training_steps(forward: Forward, parameters: Any, inputs: dict[str, jax.Arr
         updates, state = optimizer.update(gradients, state, parameters)
         return optax.apply_updates(parameters, updates), state, value
 
-    compiled = jax.jit(step, donate_argnums=(0, 1))
-    carry = [parameters, optimizer.init(parameters)]
-
-    def run() -> jax.Array:
-        carry[0], carry[1], value = compiled(carry[0], carry[1], inputs)
-        return value
-
-    return run
+    return Program(step, (parameters, optimizer.init(parameters), inputs), num_carried=2)
 
 
 def nest(weights: dict[str, np.ndarray]) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fusionjax.benchmarks.options import DecodeOptions, ModelOptions, PeerOptions
+from fusionjax.benchmarks.options import DecodeOptions, ModelOptions, ModelSizes, PeerOptions
 from fusionjax.benchmarks.results import Ceilings, Results, group_key, intensity
 from fusionjax.benchmarks.run import measure, open_contenders
 from fusionjax.benchmarks.workloads import Decode, Depthwise, Fusion, Recurrent, VitBlock
@@ -68,25 +68,27 @@ def bench_decode(options: DecodeOptions) -> Results:
     return measure_all(workloads, options, options.dtype)
 
 
-def make_workloads(options: ModelOptions, *, train: bool) -> list[Any]:
-    """Makes the workloads that the options name.
+def make_workloads(name: str, sizes: ModelSizes, *, train: bool) -> list[Any]:
+    """Makes the workloads of a name, one for each size.
 
     Args:
-        options: which, and how large.
+        name: of `options.MODELS`.
+        sizes: how large.
         train: training instead of forward passes.
 
     Returns:
         The workloads, in order.
 
     Example:
-        >>> [workload.name for workload in make_workloads(ModelOptions(batch_sizes=(1, 8)), train=False)]
+        >>> [workload.name for workload in make_workloads("fusion", ModelSizes(batch_sizes=(1, 8)), train=False)]
         ['fusion-forward', 'fusion-forward']
     """
-    return [workload for name in options.workloads for workload in _MAKERS[name](options, train)]
+    return _MAKERS[name](sizes, train)
 
 
 def _bench(options: ModelOptions, *, train: bool) -> Results:
-    return measure_all(make_workloads(options, train=train), options, options.dtype)
+    workloads = [workload for name in options.workloads for workload in make_workloads(name, options, train=train)]
+    return measure_all(workloads, options, options.dtype)
 
 
 def measure_all(workloads: Sequence[Any], options: PeerOptions, dtype: str) -> Results:
@@ -114,7 +116,7 @@ def measure_all(workloads: Sequence[Any], options: PeerOptions, dtype: str) -> R
     return Results(records=[record.with_peak(tflops) for record in records], ceilings=ceilings, intensities=intensities)
 
 
-def _fusion(options: ModelOptions, train: bool) -> list[Fusion]:
+def _fusion(options: ModelSizes, train: bool) -> list[Fusion]:
     return [
         Fusion(
             batch_size=batch_size,
@@ -130,8 +132,8 @@ def _fusion(options: ModelOptions, train: bool) -> list[Fusion]:
     ]
 
 
-def _recurrent(cell: str) -> Callable[[ModelOptions, bool], list[Any]]:
-    def make(options: ModelOptions, train: bool) -> list[Any]:
+def _recurrent(cell: str) -> Callable[[ModelSizes, bool], list[Any]]:
+    def make(options: ModelSizes, train: bool) -> list[Any]:
         sizes: dict[str, Any] = {"length": options.length, "features": options.features, "dtype": options.dtype}
         return [
             Recurrent(cell=cell, batch_size=batch_size, train=train, **sizes)
@@ -141,14 +143,14 @@ def _recurrent(cell: str) -> Callable[[ModelOptions, bool], list[Any]]:
     return make
 
 
-def _vit_block(options: ModelOptions, train: bool) -> list[Any]:
+def _vit_block(options: ModelSizes, train: bool) -> list[Any]:
     return [
         VitBlock(batch_size=batch_size, train=train, dtype=options.dtype)
         for batch_size in options.batch_sizes or (1, 8, 32)
     ]
 
 
-def _depthwise(options: ModelOptions, train: bool) -> list[Any]:
+def _depthwise(options: ModelSizes, train: bool) -> list[Any]:
     return [
         Depthwise(
             batch_size=batch_size,
@@ -163,7 +165,7 @@ def _depthwise(options: ModelOptions, train: bool) -> list[Any]:
     ]
 
 
-_MAKERS: dict[str, Callable[[ModelOptions, bool], list[Any]]] = {
+_MAKERS: dict[str, Callable[[ModelSizes, bool], list[Any]]] = {
     "fusion": _fusion,
     **{cell: _recurrent(cell) for cell in ("lstm", "gru", "elman")},
     "vit-block": _vit_block,

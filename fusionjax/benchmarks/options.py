@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from fusionjax.benchmarks.workloads.decode import HEADS
 from fusionjax.errors import InputError
@@ -19,6 +19,8 @@ PEERS: dict[str, tuple[str, ...]] = {
 INFERENCE = ("folded", "folded+bfloat16")
 # Measured only where they are named.
 MORE_VARIANTS = ("keras-tensorflow-xla",)
+MODELS = ("fusion", "lstm", "gru", "elman", "vit-block", "depthwise")
+WAYS = ("forward", "train")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,11 +106,10 @@ class InferenceOptions(PeerOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions(InferenceOptions):
-    """Which models, and how large they are.
+class ModelSizes:
+    """How large the models are.
 
     Attributes:
-        workloads: what is measured: fusion, lstm, gru, elman, vit-block, depthwise.
         batch_sizes: examples at once; by default each workload's own.
         parts: branch of the fusion model: image, text or both.
         image_size: side of the fusion model's images, in pixels.
@@ -118,9 +119,6 @@ class ModelOptions(InferenceOptions):
         dtype: of the computation.
     """
 
-    names: ClassVar[tuple[str, ...]] = ("fusion", "lstm", "gru", "elman", "vit-block", "depthwise")
-
-    workloads: tuple[str, ...] = ("fusion",)
     batch_sizes: tuple[int, ...] = ()
     parts: Literal["image", "text", "both"] = "both"
     image_size: int = 224
@@ -129,12 +127,55 @@ class ModelOptions(InferenceOptions):
     features: int = 512
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    def check_sizes(self) -> None:
+        """Checks the values.
+
+        Raises:
+            InputError: one is too small.
+        """
+        require_positive("batch_sizes", self.batch_sizes)
+        _check_sizes(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(ModelSizes, InferenceOptions):
+    """Which models, and how large they are.
+
+    Attributes:
+        workloads: what is measured: fusion, lstm, gru, elman, vit-block, depthwise.
+    """
+
+    workloads: tuple[str, ...] = ("fusion",)
+
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
-        require_known("the workloads", self.workloads, self.names)
-        require_positive("batch_sizes", self.batch_sizes)
-        _check_sizes(self)
+        require_known("the workloads", self.workloads, MODELS)
+        self.check_sizes()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AheadOptions(ModelSizes):
+    """Which models, compiled for which TPUs.
+
+    Attributes:
+        topologies: chips and how they are laid out, such as v5e:2x2 or v6e:4x4; the batch is split over all.
+        workloads: as of `forward` and `train` with that ending, such as fusion-train; without one both.
+        contenders: whose models: fusionjax, flax.
+        save: file for the machine's description and the records, as JSON.
+    """
+
+    topologies: tuple[str, ...] = ("v5e:2x2", "v6e:2x2")
+    workloads: tuple[str, ...] = ("fusion",)
+    contenders: tuple[str, ...] = ("fusionjax",)
+    save: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        require_known("the workloads", self.workloads, [*MODELS, *(f"{name}-{way}" for name in MODELS for way in WAYS)])
+        require_known("the contenders", self.contenders, ("fusionjax", "flax"))
+        require_folder_of("--save", self.save)
+        self.check_sizes()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -306,7 +347,7 @@ def require_known(what: str, names: Iterable[str], known: Iterable[str]) -> None
             raise InputError(f"{what} must be among {', '.join(known)}; got {name!r}. Choose of these.")
 
 
-def _check_sizes(options: ModelOptions | ScalingOptions) -> None:
+def _check_sizes(options: ModelSizes | ScalingOptions) -> None:
     for name in ("length", "features"):
         require_positive(name, [getattr(options, name)])
     require_at_least("image_size", options.image_size, 22, "The smallest that three poolings leave something of.")

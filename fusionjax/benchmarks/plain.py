@@ -34,7 +34,7 @@ def main(command: str, words: Sequence[str] | None = None) -> int:
     try:
         options = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
         records, text = run_command(command, options)
-    except InputError as error:
+    except (InputError, ImportError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     print(json.dumps(records, indent=1) if as_json else text)

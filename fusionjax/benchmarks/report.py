@@ -1,8 +1,10 @@
 """Records as a table."""
 
+import dataclasses
 import io
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -114,6 +116,57 @@ def ops_table(records: Sequence[Record]) -> str:
             if record.error:
                 notes.append(f"{record.workload}, {record.implementation}: {record.error}")
     return "\n".join([_text(drawn), *notes])
+
+
+def ahead_table(records: Sequence[Any]) -> str:
+    """Draws the records of `bench ahead`: a line for each contender and topology, all figures of one chip.
+
+    Args:
+        records: of `ahead.bench_ahead`.
+
+    Returns:
+        Lines of text.
+
+    Example:
+        >>> from fusionjax.benchmarks.ahead import AheadRecord
+        >>> common = {"contender": "flax", "workload": "sum", "dtype": "float32", "shapes": {"x": [3]}}
+        >>> found = ahead_table([AheadRecord(topology="v5e:2x2", floor_ms=1.0, estimated_ms=2.5, **common)])
+        >>> found.splitlines()[-2].replace("│", "").split()
+        ['flax', 'v5e:2x2', '-', '-', '-', '-', '-', '-', '-', '1.000', '-', '2.500', '-']
+    """
+    parts = []
+    for title, group in itertools.groupby(records, group_key):
+        drawn = Table(title=title, title_justify="left", title_style="")
+        for heading in ("contender", "topology"):
+            drawn.add_column(heading, no_wrap=True)
+        for heading, _, _ in _AHEAD_COLUMNS:
+            drawn.add_column(heading, justify="right")
+        drawn.add_column("gathers, transposes, copies, collectives in loops", justify="right")
+        notes = []
+        for record in group:
+            values = [(getattr(record, name), form) for _, name, form in _AHEAD_COLUMNS]
+            cells = ["-" if value is None else form.format(value) for value, form in values]
+            moves = "-" if record.in_loops is None else " ".join(map(str, dataclasses.astuple(record.in_loops)))
+            drawn.add_row(record.contender, record.topology, *cells, moves)
+            if record.error:
+                notes.append(f"{record.contender}, {record.topology}: {record.error}")
+        parts.append("\n".join([_text(drawn), *notes]))
+    return "\n\n".join(parts)
+
+
+# Heading, field of an `AheadRecord`, how it is written.
+_AHEAD_COLUMNS = (
+    ("compile ms", "compile_ms", "{:.0f}"),
+    ("arguments MB", "argument_mb", "{:.0f}"),
+    ("outputs MB", "output_mb", "{:.0f}"),
+    ("temporary MB", "temporary_mb", "{:.0f}"),
+    ("needed GFLOP", "needed_gflop", "{:.1f}"),
+    ("counted GFLOP", "counted_gflop", "{:.1f}"),
+    ("accessed MB", "accessed_mb", "{:.0f}"),
+    ("floor ms", "floor_ms", "{:.3f}"),
+    ("XLA ms", "xla_ms", "{:.3f}"),
+    ("estimated ms", "estimated_ms", "{:.3f}"),
+)
 
 
 def _text(drawn: Table) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from fusionjax.layers.dense import Dense
 from fusionjax.layers.key_value_cache import KeyValue, KeyValueCache
 from fusionjax.layers.multi_head_attention import MultiHeadAttention
-from fusionjax.ops.implementations import on_platform
+from fusionjax.ops.implementations import count_devices, on_platform
 from fusionjax.ops.micro_batches import map_micro_batches
 
 # Hidden units of the perceptron per micro-batch and device, and the fewest steps that pay. Measured on a CPU, forward
@@ -158,7 +158,7 @@ class TransformerBlock(nn.Module):
         # What a caller captures on the way must not be cut.
         if not on_platform("cpu") or self.is_initializing() or self.is_mutable_collection("intermediates"):
             return False
-        return tokens.shape[0] >= _FEWEST_STEPS * self._examples_per_step(tokens) * jax.device_count()
+        return tokens.shape[0] >= _FEWEST_STEPS * self._examples_per_step(tokens) * count_devices()
 
     def _examples_per_step(self, tokens: Array) -> int:
         _, length, features = tokens.shape

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fusionjax.ops.apart import compute_apart, is_number_or_not
-from fusionjax.ops.implementations import on_platform
+from fusionjax.ops.implementations import count_devices, on_platform
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.micro_batches import sum_micro_batches
 from fusionjax.ops.shifts import Pads, Pair, gradient_pads, pad_images, shift_images, spread_images
@@ -211,7 +211,7 @@ def _kernel_gradient(images: Array, gradient: Array, kernel: Array, strides: Pai
 
 def _sum_images(function: Callable[[Array, Array], tuple[Array, ...]], images: Array, gradient: Array) -> Any:
     """Adds what the function returns for one image after the other."""
-    if jax.device_count() > 1 or not images.shape[0]:
+    if count_devices() > 1 or not images.shape[0]:
         return sum_micro_batches(function, (images, gradient), 1)
     shapes = jax.eval_shape(function, images[:1], gradient[:1])
     zeros, _ = vary_together(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), (images, gradient))

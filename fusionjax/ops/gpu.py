@@ -2,7 +2,7 @@
 
 import jax
 
-from fusionjax.ops.implementations import on_platform
+from fusionjax.ops.implementations import on_platform, target_platform
 
 
 def find_gpu_obstacle(library: str) -> str | None:
@@ -14,7 +14,7 @@ def find_gpu_obstacle(library: str) -> str | None:
     Returns:
         The reason in words, or None on a GPU.
     """
-    return None if on_platform("gpu") else f"{library} needs an NVIDIA GPU; JAX's backend is {jax.default_backend()!r}"
+    return None if on_platform("gpu") else f"{library} needs an NVIDIA GPU; JAX's backend is {target_platform()!r}"
 
 
 def find_compute_capability(default: tuple[int, int]) -> tuple[int, int]:

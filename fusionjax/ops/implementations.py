@@ -1,6 +1,8 @@
 """The choice between the implementations of one operation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,65 @@ from jax.typing import DTypeLike
 from fusionjax.ops.choices import Choice, Selection, note_selection, read_choices
 
 
+PLATFORMS = ("cpu", "gpu", "tpu")
+
+
+class _Target(NamedTuple):
+    platform: str
+    num_devices: int | None
+
+
+# A part of the key of JAX's caches: what was traced for one target is traced anew for another.
+_target = jax.make_user_context(None)
+
+
+@contextmanager
+def for_platform(platform: str, num_devices: int | None = None) -> Iterator[None]:
+    """Makes the operations that JAX traces inside of it choose their implementations for a platform.
+
+    Without it they choose for JAX's default backend. Programs that are compiled on one machine for another, such as
+    ahead of time for a TPU, need it around tracing: `jax.jit(...).lower(...)`. What was traced under another platform
+    is not used again. It changes neither where arrays lie nor what a program is compiled for.
+
+    Args:
+        platform: `"cpu"`, `"gpu"` or `"tpu"`.
+        num_devices: over how many devices a batch is spread; None for those that JAX has here.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: there is no platform of that name, or no device.
+
+    Example:
+        >>> with for_platform("tpu"):
+        ...     on_platform("tpu"), on_platform("cpu", "gpu")
+        (True, False)
+    """
+    if platform not in PLATFORMS:
+        raise ValueError(f"the platform must be one of {', '.join(PLATFORMS)}; got {platform!r}. Name one of these.")
+    if num_devices is not None and num_devices < 1:
+        raise ValueError(
+            f"num_devices must be at least 1; got {num_devices}. Leave it out for those that JAX has here."
+        )
+    with _target(_Target(platform, num_devices)):
+        yield
+
+
+def target_platform() -> str:
+    """Returns the platform of the `for_platform` around the call, or else JAX's default backend."""
+    return jax.default_backend() if _target.value is None else _target.value.platform
+
+
+def count_devices() -> int:
+    """Returns over how many devices XLA may spread a batch: as `for_platform` says, or else all that JAX has here."""
+    given = None if _target.value is None else _target.value.num_devices
+    return jax.device_count() if given is None else given
+
+
 def on_platform(*platforms: str) -> bool:
-    """Says whether JAX's default backend is one of the named ones (`"cpu"`, `"gpu"`, `"tpu"`)."""
-    return jax.default_backend() in platforms
+    """Says whether the operations run on one of the named platforms (`"cpu"`, `"gpu"`, `"tpu"`)."""
+    return target_platform() in platforms
 
 
 def select_implementation(

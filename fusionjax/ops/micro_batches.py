@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from fusionjax.ops.implementations import count_devices
 from fusionjax.ops.manual_axes import vary_together
 
 
@@ -71,7 +72,7 @@ def sum_micro_batches(function: Callable[..., Any], arrays: Sequence[Array], exa
 
 def _devices() -> int:
     """Over how many devices XLA may spread a batch that it sees whole; inside `jax.shard_map` it sees one's part."""
-    return 1 if jax.sharding.get_abstract_mesh().manual_axes else jax.device_count()
+    return 1 if jax.sharding.get_abstract_mesh().manual_axes else count_devices()
 
 
 def _size(batch: int, examples: int) -> int | None:

@@ -147,7 +147,7 @@ def choose_recurrence(
     """
     # A single row or step has nothing to share in the products of a chunk.
     is_worth_it = min(inputs.shape[:2]) > 1 and recurrent_kernel.size >= _LEAST_WEIGHTS_FOR_CHUNKS
-    preferred = "chunked" if on_platform("cpu") and is_worth_it else "xla"
+    preferred = "chunked" if on_platform("cpu", "tpu") and is_worth_it else "xla"
     obstacles = {"xla": None, "chunked": None, **others}
     length, batch = inputs.shape[:2] if time_major else inputs.shape[1::-1]
     shape_class = recurrence_class(batch, length, recurrent_kernel.shape[0])

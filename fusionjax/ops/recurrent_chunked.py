@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from fusionjax.ops.implementations import count_devices, on_platform
 from fusionjax.ops.recurrent_cell import Gates, RecurrentCell, RecurrentWeights, State
 from fusionjax.ops.recurrent_products import (
     cast,
@@ -178,6 +179,8 @@ class _Layout(NamedTuple):
 
 
 def _choose_layout(weights: RecurrentWeights, inputs: Array) -> _Layout:
+    if not on_platform("cpu"):
+        return _Layout(in_columns=False)
     is_large = weights.recurrent_kernel.size >= _LEAST_WEIGHTS_FOR_COLUMNS
     is_wide = inputs.dtype == wide(inputs.dtype)
     return _Layout(is_wide and is_large and inputs.shape[1] % _BATCH_MULTIPLE_FOR_COLUMNS == 0)

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from fusionjax.ops.bias import add_bias
+from fusionjax.ops.implementations import count_devices
 from fusionjax.ops.recurrent_cell import RecurrentWeights
 
 Tree = Any  # a pytree of arrays
@@ -88,7 +89,7 @@ def multiply(left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Arr
 def _sum_products(left: Array, right: Array) -> Array:
     """Sums the products of all steps and examples, `[length, batch, ...]`, to `[left features, right features]`."""
     terms = "tbi,tbo->io"
-    if jax.device_count() == 1:
+    if count_devices() == 1:
         # Merged into one axis, neither side is copied first; but a batch sharded over devices would be gathered.
         left, right, terms = left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]), "ni,no->io"
     return jnp.einsum(terms, left, right, preferred_element_type=wide(left.dtype))
