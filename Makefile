@@ -1,6 +1,7 @@
 # make demo       a captioner trained, evaluated and shown, on a fresh machine: see runs/demo/report.html
 # make test       format, lint, types, floors, unit, contract, parity and end-to-end tests, on Python 3.11 and 3.13
 # make benchmarks the figures of docs/results.md that need minutes; DATA=... names a folder of photographs
+# make test-tpu   models compiled for TPUs that are not there; installs their compiler, 700 MB
 # make campaign   ten random kills of a training
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ SEEDS ?= 0 1 2
 OLD := $(shell .ci/python 3.11 $(PYTHON))
 NEW := $(shell .ci/python 3.13)
 
-.PHONY: demo test lint test-old test-new benchmarks campaign clean
+.PHONY: demo test lint test-old test-new test-tpu benchmarks campaign clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -46,6 +47,14 @@ test-new: $(if $(NEW),.venv-new/ready)
 
 test: lint test-new test-old
 
+.venv-tpu/ready: pyproject.toml
+	$(OLD) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install $(PIP_FLAGS) -e ".[test,tpu]"
+	touch $@
+
+test-tpu: .venv-tpu/ready
+	.venv-tpu/bin/python -m pytest -q tests/benchmarks/test_ahead.py
+
 benchmarks: .venv-old/ready
 	.venv-old/bin/fusionjax bench forward --peers torch,flax
 	.venv-old/bin/fusionjax bench train --peers torch,flax
@@ -56,4 +65,4 @@ campaign: .venv-old/ready
 	.venv-old/bin/python -m pytest -q tests/campaign
 
 clean:
-	rm -rf .venv .venv-old .venv-new .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-old .venv-new .venv-tpu .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,6 +1,5 @@
 """Tensor processing units: what their maker publishes of them, and their compiler without one of them."""
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -20,8 +19,8 @@ class Chip:
     """One chip.
 
     Attributes:
-        tflops: 10^12 operations per second of a bfloat16 matrix product at most; XLA multiplies float32 in bfloat16 too,
-            unless `jax.default_matmul_precision` asks for more.
+        tflops: 10^12 operations per second of a bfloat16 matrix product at most; XLA multiplies float32 in bfloat16
+            too, unless `jax.default_matmul_precision` asks for more.
         gb_per_second: of its memory.
         memory_gb: that it has.
         products_per_cycle: multiply-adds of its matrix units in a cycle; with `tflops` this gives the clock.
@@ -31,8 +30,8 @@ class Chip:
         (1.5, 1.75)
 
     References:
-        Google Cloud, "TPU v5e" and "TPU v6e", system architecture: the peaks, the memory and its bandwidth; the bandwidth
-        in the three digits of `jax.experimental.pallas.tpu.get_tpu_info_for_chip`.
+        Google Cloud, "TPU v5e" and "TPU v6e", system architecture: peaks, memory and bandwidth (819 and 1640 GB/s,
+        which the page on v6e rounds).
     """
 
     tflops: float

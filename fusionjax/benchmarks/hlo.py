@@ -184,11 +184,13 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 def _split(name: str, definition: str) -> Instruction | None:
     """Cuts `shape opcode(operands)...`; the shape of several outputs is in parentheses and has spaces."""
-    end, depth = 0, 0
+    depth = 0
     for end, character in enumerate(definition):
         depth += (character == "(") - (character == ")")
         if character == " " and depth == 0:
+            shape, rest = definition[:end], definition[end + 1 :]
             break
-    shape, rest = definition[:end], definition[end + 1 :]
+    else:
+        return None
     opcode = _OPCODE.match(rest)
     return Instruction(name, shape, opcode[1], rest) if opcode else None

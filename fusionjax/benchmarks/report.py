@@ -121,6 +121,8 @@ def ops_table(records: Sequence[Record]) -> str:
 def ahead_table(records: Sequence[Any]) -> str:
     """Draws the records of `bench ahead`: a line for each contender and topology, all figures of one chip.
 
+    `moves in loops` counts gathers, transposes, copies and exchanges between chips.
+
     Args:
         records: of `ahead.bench_ahead`.
 
@@ -136,12 +138,12 @@ def ahead_table(records: Sequence[Any]) -> str:
     """
     parts = []
     for title, group in itertools.groupby(records, group_key):
-        drawn = Table(title=title, title_justify="left", title_style="")
+        drawn = Table(title=title, title_justify="left", title_style="", padding=(0, 0, 0, 1))
         for heading in ("contender", "topology"):
             drawn.add_column(heading, no_wrap=True)
         for heading, _, _ in _AHEAD_COLUMNS:
             drawn.add_column(heading, justify="right")
-        drawn.add_column("gathers, transposes, copies, collectives in loops", justify="right")
+        drawn.add_column("moves in loops", justify="right")
         notes = []
         for record in group:
             values = [(getattr(record, name), form) for _, name, form in _AHEAD_COLUMNS]
@@ -157,15 +159,15 @@ def ahead_table(records: Sequence[Any]) -> str:
 # Heading, field of an `AheadRecord`, how it is written.
 _AHEAD_COLUMNS = (
     ("compile ms", "compile_ms", "{:.0f}"),
-    ("arguments MB", "argument_mb", "{:.0f}"),
-    ("outputs MB", "output_mb", "{:.0f}"),
-    ("temporary MB", "temporary_mb", "{:.0f}"),
-    ("needed GFLOP", "needed_gflop", "{:.1f}"),
-    ("counted GFLOP", "counted_gflop", "{:.1f}"),
-    ("accessed MB", "accessed_mb", "{:.0f}"),
+    ("args MB", "argument_mb", "{:.0f}"),
+    ("out MB", "output_mb", "{:.0f}"),
+    ("temp MB", "temporary_mb", "{:.0f}"),
+    ("need GFLOP", "needed_gflop", "{:.1f}"),
+    ("XLA GFLOP", "counted_gflop", "{:.1f}"),
+    ("XLA MB", "accessed_mb", "{:.0f}"),
     ("floor ms", "floor_ms", "{:.3f}"),
     ("XLA ms", "xla_ms", "{:.3f}"),
-    ("estimated ms", "estimated_ms", "{:.3f}"),
+    ("est. ms", "estimated_ms", "{:.3f}"),
 )
 
 

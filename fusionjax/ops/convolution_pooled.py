@@ -9,8 +9,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fusionjax.ops import convolution_taps, convolution_winograd, winograd
+from fusionjax.ops.bias import add_bias
 from fusionjax.ops.convolution import Padding, check_convolution, conv2d, resolve_padding
 from fusionjax.ops.convolution_direct import MOST_TERMS, patches_kernel_gradient, pool_direct
+from fusionjax.ops.convolution_stacked import pool_stacked, stacked_gradients
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.micro_batches import map_micro_batches
@@ -43,16 +45,18 @@ def conv2d_relu_max_pool(
     Implementations: `"xla"` is that, by XLA's operations, and the reference. `"separate"` is that by the fastest
     implementations of the two. `"direct"` is one loop of multiply-adds which writes only the maxima; for kernels of at
     most 48 numbers a feature, such as 3x3 over three channels. `"winograd"` is Winograd's minimal filtering of tiles of
-    4x4, with about four units of the last place more rounding; for kernels 3x3 in float32. Both keep a byte for each
-    maximum for their own gradients, and have no forward-mode derivative (`jax.jvp`). None chooses on a CPU among all,
-    by the sizes, elsewhere `"xla"`.
+    4x4, with about four units of the last place more rounding; for kernels 3x3 in float32. `"stacked"` is one
+    convolution with stride 2 to four times the features, the places of a window. These three keep a byte for each
+    maximum for their own gradients, and have no forward-mode derivative (`jax.jvp`). None chooses on a CPU among all
+    but the last, by the sizes; on a TPU `"stacked"` where `"direct"` applies and otherwise `"separate"`; elsewhere
+    `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.
         kernel: `[kernel_height, kernel_width, channels, features]`.
         bias: `[features]`.
         padding: `"SAME"`, `"VALID"`, or zeros to add as `((top, bottom), (left, right))`.
-        implementation: `"xla"`, `"separate"`, `"direct"`, `"winograd"`, or None to choose.
+        implementation: `"xla"`, `"separate"`, `"direct"`, `"winograd"`, `"stacked"`, or None to choose.
 
     Returns:
         `[batch, out_height // 2, out_width // 2, features]`, in the common dtype of the images and the kernel.
@@ -80,14 +84,15 @@ def conv2d_relu_max_pool(
     dtype = jnp.result_type(images, kernel)
     images, kernel, bias = images.astype(dtype), kernel.astype(dtype), bias.astype(dtype)
     chosen = _choose(images, kernel, implementation)
-    if chosen in ("xla", "separate"):
-        name = "xla" if chosen == "xla" else None
-        return jax.nn.relu(
-            max_pool2d(conv2d(images, kernel, bias, padding=pads, implementation=name), implementation=name)
-        )
+    if chosen == "xla":
+        outputs = conv2d(images, kernel, bias, padding=pads, implementation="xla")
+        return jax.nn.relu(max_pool2d(outputs, implementation="xla"))
+    if chosen == "separate":
+        # The bias after the pooling: the same for every place of a window, and its gradient sums a quarter as much.
+        return jax.nn.relu(add_bias(max_pool2d(conv2d(images, kernel, padding=pads)), bias))
     images, kernel, bias = vary_together(images, kernel, bias)
-    if chosen == "direct":
-        return _pooled(images, kernel, bias, pads, "direct")
+    if chosen in ("direct", "stacked"):
+        return _pooled(images, kernel, bias, pads, chosen)
     return map_micro_batches(
         lambda part: _pooled(part, kernel, bias, pads, "winograd"), (images,), _examples(images, kernel, pads)
     )
@@ -146,8 +151,8 @@ def _choose(images: Array, kernel: Array, implementation: str | None = None) -> 
     terms = kernel.shape[0] * kernel.shape[1] * kernel.shape[2]
     direct = None if terms <= MOST_TERMS else f"it takes at most {MOST_TERMS} numbers a feature; got {terms}"
     winograd = convolution_winograd.winograd_obstacle(kernel)
-    obstacles = {"xla": None, "separate": None, "direct": direct, "winograd": winograd}
-    preferred = _preferred(kernel, obstacles) if on_platform("cpu") else "xla"
+    obstacles = {"xla": None, "separate": None, "direct": direct, "winograd": winograd, "stacked": None}
+    preferred = _preferred(kernel, obstacles)
     shape_class = pooled_convolution_class(images.shape, kernel.shape)
     return select_implementation(
         "conv2d_relu_max_pool", implementation, obstacles, preferred, shape_class=shape_class, dtype=kernel.dtype
@@ -155,6 +160,11 @@ def _choose(images: Array, kernel: Array, implementation: str | None = None) -> 
 
 
 def _preferred(kernel: Array, obstacles: dict[str, str | None]) -> str:
+    if on_platform("tpu"):
+        # By XLA's estimates. With more channels four times the features are more work than the windows cost.
+        return "stacked" if obstacles["direct"] is None else "separate"
+    if not on_platform("cpu"):
+        return "xla"
     if obstacles["direct"] is None:
         return "direct"
     wide = min(kernel.shape[2:]) >= _FEWEST_FOR_WINOGRAD
@@ -189,6 +199,9 @@ def _backward(
     images, kernel, codes = residuals
     wide = jnp.promote_types(gradient.dtype, jnp.float32)
     bias_gradient = jnp.where(codes < NO_PLACE, gradient, 0).sum((0, 1, 2), dtype=wide).astype(gradient.dtype)
+    if method == "stacked":
+        image_gradient, kernel_gradient = stacked_gradients(images, kernel, codes, gradient, pads)
+        return image_gradient, kernel_gradient, bias_gradient
     spread = spread_by_code(codes, gradient)
     # Outputs that fill no window have no gradient: as if less were padded below and to the right.
     cut = [
@@ -243,4 +256,9 @@ def _pool_winograd(images: Array, kernel: Array, bias: Array, pads: Pads, needs_
     return tuple(winograd.assemble(grid, images.shape[0], rows, columns)[:, :height, :width] for grid in grids)
 
 
-_POOL = {"direct": _pool_direct, "winograd": _pool_winograd}
+def _pool_stacked(images: Array, kernel: Array, bias: Array, pads: Pads, needs_codes: bool) -> tuple[Array, ...]:
+    height, width = _output_size(images, kernel, pads)
+    return pool_stacked(images, kernel, bias, pads, (height // 2, width // 2))[: 1 + needs_codes]
+
+
+_POOL = {"direct": _pool_direct, "winograd": _pool_winograd, "stacked": _pool_stacked}

@@ -10,7 +10,6 @@ from jax.typing import DTypeLike
 
 from fusionjax.ops.choices import Choice, Selection, note_selection, read_choices
 
-
 PLATFORMS = ("cpu", "gpu", "tpu")
 
 

@@ -55,8 +55,8 @@ def lstm(
     for full float32. `"pallas"` keeps the recurrent
     weights on chip over all steps, with any mask, on a Hopper GPU with jax 0.12 or newer: at most 512 features in
     bfloat16 and 256 in float32, whose recurrent products round to TF32; first derivatives only, and inside
-    `jax.shard_map` with `check_vma=False`. None means `"chunked"` on a CPU, except for one step, one example or a small
-    kernel, otherwise `"xla"`.
+    `jax.shard_map` with `check_vma=False`. None means `"chunked"` on a CPU or TPU, except for one step, one example or
+    a small kernel, otherwise `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.

@@ -131,8 +131,8 @@ def choose_recurrence(
 
     Args:
         operation: the operation's name, for messages.
-        implementation: what the caller asked for, or None for `"chunked"` on a CPU, except for one step, one example or
-            a small kernel, otherwise `"xla"`.
+        implementation: what the caller asked for, or None for `"chunked"` on a CPU or TPU, except for one step, one
+            example or a small kernel, otherwise `"xla"`.
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
         recurrent_kernel: `[features, gates * features]`.
         time_major: the inputs have time first.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fusionjax.benchmarks.models import make_workloads
-from fusionjax.benchmarks.options import ModelOptions, ScalingOptions
+from fusionjax.benchmarks.options import ModelSizes, ScalingOptions
 from fusionjax.benchmarks.plain import main
 from fusionjax.benchmarks.results import intensity
 from fusionjax.benchmarks.scaling import make_series
@@ -51,7 +51,7 @@ def test_weights_are_the_same_in_every_process() -> None:
 
 def test_the_options_name_workloads() -> None:
     names = ["fusion", "lstm", "gru", "elman", "vit-block", "depthwise"]
-    workloads = make_workloads(ModelOptions(workloads=tuple(names), parts="image"), train=True)
+    workloads = [one for name in names for one in make_workloads(name, ModelSizes(parts="image"), train=True)]
     assert [(one.name, one.batch_size) for one in workloads] == [
         ("fusion-image-train", 32), ("lstm-train", 32), ("gru-train", 32), ("elman-train", 32),
         ("vit-block-train", 1), ("vit-block-train", 8), ("vit-block-train", 32),

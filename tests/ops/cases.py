@@ -90,6 +90,8 @@ def _pooled_convolutions():
         ("direct", (2, 1, 3, 5), ((2, 1), (0, 3)), ((2, 1), (0, 3))),
         ("winograd", (3, 3, 3, 2), "VALID", ((0, 0), (0, 0))),
         ("winograd", (3, 3, 3, 5), ((0, 4), (3, 2)), ((0, 4), (3, 2))),
+        ("stacked", (3, 5, 3, 2), "SAME", ((1, 1), (2, 2))),
+        ("stacked", (2, 1, 3, 5), ((2, 1), (0, 3)), ((2, 1), (0, 3))),
     ):
         yield Case(
             f"conv2d_relu_max_pool-{implementation}-{kernel}-{padding}",

@@ -35,7 +35,7 @@ CASES = {
             lambda *arrays, name=name: ops.conv2d_relu_max_pool(*arrays, implementation=name),
             ((4, 7, 5, 3), (3, 3, 3, 2), (2,)),
         )
-        for name in ("direct", "winograd", "separate")
+        for name in ("direct", "winograd", "separate", "stacked")
     },
 }
 

@@ -36,9 +36,9 @@ pads = st.tuples(st.integers(0, 3), st.integers(0, 3))
 
 
 @pytest.mark.slow
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
-    implementation=st.sampled_from(["direct", "winograd", "separate"]),
+    implementation=st.sampled_from(["direct", "winograd", "separate", "stacked"]),
     batch=st.integers(1, 3),
     size=st.tuples(st.integers(5, 19), st.integers(5, 19)),
     kernel_size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -93,7 +93,7 @@ def test_several_micro_batches_equal_one(batch, monkeypatch):
             assert relative_error(left, right) < 1e-5
 
 
-@pytest.mark.parametrize("implementation", ["direct", "winograd"])
+@pytest.mark.parametrize("implementation", ["direct", "winograd", "stacked"])
 @pytest.mark.slow
 def test_second_derivatives_equal_the_reference(implementation):
     images, kernel, bias = draw(7, (2, 9, 8, 2), (3, 3, 2, 3), (3,))
@@ -108,7 +108,7 @@ def test_second_derivatives_equal_the_reference(implementation):
     assert relative_error(curvature(kernel, implementation), curvature(kernel, "xla")) < 1e-4
 
 
-@pytest.mark.parametrize("implementation", ["direct", "separate"])
+@pytest.mark.parametrize("implementation", ["direct", "separate", "stacked"])
 def test_bfloat16_values_stay_close(implementation):
     images, kernel, bias = (array.astype(jnp.bfloat16) for array in draw(8, (2, 9, 8, 2), (3, 3, 2, 3), (3,)))
     run = partial(ops.conv2d_relu_max_pool, implementation=implementation)

@@ -156,6 +156,7 @@ def test_chunk_sizes(length, size):
         ("cpu", 2, 1, 91, "xla"),
         ("cpu", 2, 2, 90, "xla"),
         ("gpu", 32, 100, 512, "xla"),
+        ("tpu", 2, 2, 91, "chunked"),
     ],
 )
 def test_the_choice_follows_platform_and_sizes(platform, batch, length, features, chosen, monkeypatch):
