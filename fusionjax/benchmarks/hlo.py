@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-# What a loop over time should not need: operations that only move numbers, and exchanges between chips.
-MOVES = ("gather", "transpose", "copy")
 _COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -50,7 +48,9 @@ class Instruction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LoopCounts:
-    """Operations inside the loops of a program, those inside of fusions too, each as often as the text has it.
+    """Operations inside the loops of a program that only move numbers, those inside of fusions too.
+
+    A loop over time should need none of them. Each counts as often as it stands in the text.
 
     Attributes:
         gathers: lookups by computed indices.
@@ -102,7 +102,12 @@ class CompiledText:
             for one in self.computations[name]
             if one.is_array
         )
-        return LoopCounts(*(counts[name] for name in MOVES), sum(counts[name] for name in _COLLECTIVES))
+        return LoopCounts(
+            gathers=counts["gather"],
+            transposes=counts["transpose"],
+            copies=counts["copy"],
+            collectives=sum(counts[name] for name in _COLLECTIVES),
+        )
 
     def estimated_cycles(self) -> int | None:
         """Adds the cycles that XLA's model of the chip expects of each operation, as often as loops repeat it.
@@ -119,14 +124,14 @@ class CompiledText:
         total = 0
         for one in self.computations[name]:
             own = sum(int(found) for found in _CYCLES.findall(one.rest))
-            inner = [0]
-            if one.opcode in ("while", "conditional", "call"):
-                inner = [self._cycles_of(callee) for callee in one.callees]
+            callees = one.callees if one.opcode in ("while", "conditional", "call") else []
+            inner = [self._cycles_of(callee) for callee in callees]
+            known = [cycles for cycles in inner if cycles is not None]
             turns = self._turns(one) if one.opcode == "while" else 1
-            if None in inner or turns is None:
+            if len(known) < len(inner) or turns is None:
                 return None
             # Of a condition's branches the longest.
-            total += own + turns * max(inner)
+            total += own + turns * max(known, default=0)
         return total
 
     def _turns(self, loop: Instruction) -> int | None:

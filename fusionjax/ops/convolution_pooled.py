@@ -15,7 +15,7 @@ from fusionjax.ops.convolution_direct import MOST_TERMS, patches_kernel_gradient
 from fusionjax.ops.convolution_stacked import pool_stacked, stacked_gradients
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
-from fusionjax.ops.micro_batches import map_micro_batches
+from fusionjax.ops.micro_batches import count_batch_devices, map_micro_batches
 from fusionjax.ops.pooling import max_pool2d
 from fusionjax.ops.pooling_codes import NO_PLACE, largest_after_relu, spread_by_code, window_places
 from fusionjax.ops.shape_classes import pooled_convolution_class
@@ -27,6 +27,8 @@ _OUTPUTS_PER_STEP = 3 << 19
 # Below so many channels or features the transforms of Winograd's filtering cost more than they save.
 _FEWEST_FOR_WINOGRAD = 16
 _FEWEST_FOR_IMAGE_GRADIENT = 64  # channels of the image
+# By XLA's estimates for TPU v5e and v6e. With more images a chip, it lays the images along the lanes of its own accord.
+_MOST_IMAGES_FOR_STACKED = 32
 
 
 def conv2d_relu_max_pool(
@@ -48,8 +50,8 @@ def conv2d_relu_max_pool(
     4x4, with about four units of the last place more rounding; for kernels 3x3 in float32. `"stacked"` is one
     convolution with stride 2 to four times the features, the places of a window. These three keep a byte for each
     maximum for their own gradients, and have no forward-mode derivative (`jax.jvp`). None chooses on a CPU among all
-    but the last, by the sizes; on a TPU `"stacked"` where `"direct"` applies and otherwise `"separate"`; elsewhere
-    `"xla"`.
+    but the last, by the sizes; on a TPU `"stacked"` where `"direct"` applies, up to 32 images a chip, and otherwise
+    `"separate"`; elsewhere `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.
@@ -84,12 +86,8 @@ def conv2d_relu_max_pool(
     dtype = jnp.result_type(images, kernel)
     images, kernel, bias = images.astype(dtype), kernel.astype(dtype), bias.astype(dtype)
     chosen = _choose(images, kernel, implementation)
-    if chosen == "xla":
-        outputs = conv2d(images, kernel, bias, padding=pads, implementation="xla")
-        return jax.nn.relu(max_pool2d(outputs, implementation="xla"))
-    if chosen == "separate":
-        # The bias after the pooling: the same for every place of a window, and its gradient sums a quarter as much.
-        return jax.nn.relu(add_bias(max_pool2d(conv2d(images, kernel, padding=pads)), bias))
+    if chosen in ("xla", "separate"):
+        return _convolve_then_pool(images, kernel, bias, pads, "xla" if chosen == "xla" else None)
     images, kernel, bias = vary_together(images, kernel, bias)
     if chosen in ("direct", "stacked"):
         return _pooled(images, kernel, bias, pads, chosen)
@@ -146,23 +144,32 @@ def conv2d_relu_max_pool_stages(
     )
 
 
+def _convolve_then_pool(images: Array, kernel: Array, bias: Array, pads: Pads, name: str | None) -> Array:
+    if name is None and on_platform("tpu"):
+        # The bias is the same for all places of a window; after the pooling its gradient sums a quarter as much.
+        return jax.nn.relu(add_bias(max_pool2d(conv2d(images, kernel, padding=pads)), bias))
+    outputs = conv2d(images, kernel, bias, padding=pads, implementation=name)
+    return jax.nn.relu(max_pool2d(outputs, implementation=name))
+
+
 def _choose(images: Array, kernel: Array, implementation: str | None = None) -> str:
     """Returns the implementation to run; the kernel has the dtype of the computation."""
     terms = kernel.shape[0] * kernel.shape[1] * kernel.shape[2]
     direct = None if terms <= MOST_TERMS else f"it takes at most {MOST_TERMS} numbers a feature; got {terms}"
     winograd = convolution_winograd.winograd_obstacle(kernel)
     obstacles = {"xla": None, "separate": None, "direct": direct, "winograd": winograd, "stacked": None}
-    preferred = _preferred(kernel, obstacles)
+    preferred = _preferred(images, kernel, obstacles)
     shape_class = pooled_convolution_class(images.shape, kernel.shape)
     return select_implementation(
         "conv2d_relu_max_pool", implementation, obstacles, preferred, shape_class=shape_class, dtype=kernel.dtype
     )
 
 
-def _preferred(kernel: Array, obstacles: dict[str, str | None]) -> str:
+def _preferred(images: Array, kernel: Array, obstacles: dict[str, str | None]) -> str:
     if on_platform("tpu"):
-        # By XLA's estimates. With more channels four times the features are more work than the windows cost.
-        return "stacked" if obstacles["direct"] is None else "separate"
+        # With more channels four times the features are more work than the windows cost.
+        few = images.shape[0] <= _MOST_IMAGES_FOR_STACKED * count_batch_devices()
+        return "stacked" if few and obstacles["direct"] is None else "separate"
     if not on_platform("cpu"):
         return "xla"
     if obstacles["direct"] is None:

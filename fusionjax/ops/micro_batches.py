@@ -70,14 +70,14 @@ def sum_micro_batches(function: Callable[..., Any], arrays: Sequence[Array], exa
     return total if rest is None else add(total, rest)
 
 
-def _devices() -> int:
-    """Over how many devices XLA may spread a batch that it sees whole; inside `jax.shard_map` it sees one's part."""
+def count_batch_devices() -> int:
+    """Returns over how many devices XLA may spread a batch that it sees; inside `jax.shard_map` it sees one's part."""
     return 1 if jax.sharding.get_abstract_mesh().manual_axes else count_devices()
 
 
 def _size(batch: int, examples: int) -> int | None:
     """Chooses the size over all devices, without a remainder where that costs less than half; None for one call."""
-    most = max(1, examples) * _devices()
+    most = max(1, examples) * count_batch_devices()
     if batch <= most:
         return None
     return next((size for size in range(most, most // 2, -1) if batch % size == 0), most)
@@ -93,7 +93,7 @@ def _split(
     batch = arrays[0].shape[0]
     whole = batch // size * size
     rest = None if whole == batch else tuple(array[whole:] for array in arrays)
-    if _devices() == 1:
+    if count_batch_devices() == 1:
         return tuple(array[:whole].reshape(-1, size, *array.shape[1:]) for array in arrays), lambda part: part, rest
     strided = [array[:whole].reshape(size, -1, *array.shape[1:]) for array in arrays]
 
@@ -106,6 +106,6 @@ def _split(
 def _join(parts: Array) -> Array:
     """Undoes the split."""
     steps, size, *shape = parts.shape
-    if _devices() > 1:
+    if count_batch_devices() > 1:
         parts = parts.swapaxes(0, 1)
     return parts.reshape(steps * size, *shape)

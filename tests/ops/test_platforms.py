@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from fusionjax import ops
@@ -66,12 +67,37 @@ def test_lowering_follows_it():
 
 
 @pytest.mark.parametrize(
-    ("platform", "channels", "chosen"),
-    [("tpu", 3, "stacked"), ("tpu", 7, "separate"), ("gpu", 3, "xla"), ("cpu", 3, "direct")],
+    ("platform", "batch", "channels", "chosen"),
+    [
+        ("tpu", 64, 3, "stacked"),
+        ("tpu", 65, 3, "separate"),
+        ("tpu", 2, 7, "separate"),
+        ("gpu", 2, 3, "xla"),
+        ("cpu", 2, 3, "direct"),
+    ],
 )
-def test_the_pooled_convolution_is_chosen_by_it(platform, channels, chosen):
-    with ops.for_platform(platform):
-        assert convolution_pooled._choose(IMAGES, jnp.ones((3, 3, channels, 5))) == chosen
+def test_the_pooled_convolution_is_chosen_by_it(platform, batch, channels, chosen):
+    with ops.for_platform(platform, 2):
+        assert convolution_pooled._choose(jnp.ones((batch, 9, 8, 3)), jnp.ones((3, 3, channels, 5))) == chosen
+
+
+@pytest.mark.parametrize("features", [5, 7])
+def test_on_a_tpu_the_bias_comes_after_the_pooling(features):
+    """Which changes neither values nor gradients."""
+    generator = np.random.default_rng(3)
+    shapes = (2, 9, 8, 11), (3, 3, 11, features), (features,)
+    arguments = [jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in shapes]
+
+    def run(*arguments):
+        values, pull_back = jax.vjp(ops.conv2d_relu_max_pool, *arguments)
+        return values, *pull_back(jnp.cos(jnp.arange(values.size, dtype=jnp.float32)).reshape(values.shape))
+
+    with ops.for_platform("gpu"):
+        expected = run(*arguments)
+    with ops.for_platform("tpu"):
+        actual = run(*arguments)
+    for left, right in zip(actual, expected, strict=True):
+        assert jnp.linalg.norm(left - right) < 1e-5 * jnp.linalg.norm(right)
 
 
 def test_layouts_and_micro_batches_follow_it():
