@@ -75,13 +75,44 @@ class Case:
 # Images and kernel, inputs and kernel, batch and length and features, query and keys: a few sizes of each shape class.
 _CONVOLUTIONS = (
     ((8, 112, 112, 3), (3, 3, 3, 32)),
+    ((8, 32, 32, 12), (3, 3, 12, 12)),
     ((8, 56, 56, 32), (3, 3, 32, 64)),
+    ((2, 28, 28, 48), (3, 3, 48, 48)),
     ((8, 28, 28, 128), (3, 3, 128, 128)),
+    ((2, 54, 54, 64), (3, 3, 64, 128)),
+    ((32, 7, 7, 128), (3, 3, 128, 128)),
+    ((8, 40, 40, 12), (1, 1, 12, 48)),
+    ((4, 30, 40, 32), (1, 1, 32, 48)),
     ((8, 28, 28, 128), (1, 1, 128, 256)),
+    ((8, 48, 48, 12), (5, 5, 12, 24)),
+    ((8, 28, 28, 32), (5, 5, 32, 48)),
+    ((4, 28, 28, 64), (5, 5, 64, 64)),
 )
-_SEQUENCE_CONVOLUTIONS = (((4, 16000, 1), (25, 1, 64)), ((8, 400, 64), (9, 64, 64)))
-_RECURRENCES = ((1, 64, 256), (32, 64, 256))
-_ATTENTIONS = (((8, 64, 8, 64), 64), ((1, 512, 8, 64), 512), ((8, 100, 1, 512), 100))
+_SEQUENCE_CONVOLUTIONS = (
+    ((4, 16000, 1), (25, 1, 64)),
+    ((8, 400, 1), (9, 1, 32)),
+    ((8, 200, 16), (3, 16, 32)),
+    ((8, 400, 64), (9, 64, 64)),
+)
+_RECURRENCES = (
+    (1, 40, 64),
+    (1, 64, 256),
+    (16, 30, 32),
+    (28, 50, 48),
+    (16, 24, 96),
+    (32, 64, 128),
+    (32, 64, 256),
+    (32, 40, 512),
+)
+_ATTENTIONS = (
+    ((12, 1, 8, 64), 100),
+    ((8, 8, 8, 64), 64),
+    ((12, 28, 8, 20), 40),
+    ((8, 50, 8, 64), 50),
+    ((8, 100, 1, 512), 100),
+    ((2, 197, 12, 64), 197),
+    ((1, 512, 8, 64), 512),
+)
 
 _INPUTS = ("images", "inputs", "query", "key", "value")
 
@@ -99,9 +130,14 @@ def list_cases() -> list[Case]:
     return [
         *[_conv(images, kernel) for images, kernel in _CONVOLUTIONS],
         _conv((8, 56, 56, 32), (3, 3, 32, 64), strides=(2, 2)),
+        _conv((8, 28, 28, 64), (1, 1, 64, 128), strides=(2, 2)),
+        _conv((8, 64, 64, 3), (7, 7, 3, 32), strides=(2, 2)),
+        _conv((8, 28, 28, 32), (3, 3, 32, 32), dilation=(2, 2)),
         _conv((8, 28, 28, 64), (3, 3, 1, 64), groups=64),
+        _conv((8, 56, 56, 32), (3, 3, 1, 32), groups=32),
+        _conv((8, 7, 7, 192), (5, 5, 1, 192), groups=192),
         _conv((8, 28, 28, 64), (3, 3, 4, 64), groups=16),
-        *[_pooled_conv(images, kernel) for images, kernel in _CONVOLUTIONS if kernel[0] > 1],
+        *[_pooled_conv(images, kernel) for images, kernel in _CONVOLUTIONS],
         Case(op="max_pool2d", shapes={"images": (8, 112, 112, 32)}),
         Case(op="max_pool2d", shapes={"images": (8, 28, 28, 128)}),
         *[_conv1d(inputs, kernel) for inputs, kernel in _SEQUENCE_CONVOLUTIONS],

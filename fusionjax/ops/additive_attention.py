@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fusionjax.ops.attention import AttentionOutput, masked_softmax
+from fusionjax.ops.dtypes import check_floating, check_mask
 
 
 def additive_attention(
@@ -32,6 +33,7 @@ def additive_attention(
 
     Raises:
         ValueError: the shapes do not fit.
+        TypeError: an array is of integers, or the mask is not boolean.
 
     Example:
         >>> output = additive_attention(jnp.ones((2, 3, 4)), jnp.ones((2, 5, 4)), jnp.ones((2, 5, 6)), jnp.ones(4))
@@ -49,6 +51,9 @@ def additive_attention(
             f"and {energy.shape}. "
             "Project query and keys to the same units."
         )
+    for name, array in (("query", query), ("keys", keys), ("values", values)):
+        check_floating("additive_attention", name, array.dtype)
+    check_mask("additive_attention", mask)
     weights = masked_softmax(_logits(query, keys, energy), mask)
     return AttentionOutput(jnp.einsum("...qk,...kd->...qd", weights.astype(values.dtype), values), weights)
 

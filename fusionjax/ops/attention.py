@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from fusionjax.ops.attention_cudnn import find_cudnn_attention_obstacle
 from fusionjax.ops.attention_packed import attend_packed
+from fusionjax.ops.dtypes import check_floating, check_mask
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.masks import combine_masks, make_causal_mask
 from fusionjax.ops.shape_classes import attention_class
@@ -68,6 +69,7 @@ def attention(
 
     Raises:
         ValueError: the shapes do not fit, or there is no implementation of that name.
+        TypeError: an array is of integers, or the mask is not boolean.
         NotImplementedError: the named implementation cannot serve this call.
 
     Example:
@@ -80,6 +82,9 @@ def attention(
         Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, equation 1.
     """
     _check_shapes(query, key, value, mask)
+    for name, array in (("query", query), ("key", key), ("value", value)):
+        check_floating("attention", name, array.dtype)
+    check_mask("attention", mask)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     chosen = _choose(query, key, value, mask, return_weights, implementation)
     if chosen in ("fused", "cudnn"):
@@ -87,8 +92,11 @@ def attention(
     mask = combine_masks(mask, make_causal_mask(query.shape[-3], key.shape[-3]) if is_causal else None)
     if chosen == "packed":
         return AttentionOutput(attend_packed(query, key, value, mask, scale), None)
+    if query.dtype.itemsize >= 4:
+        # There are fewer queries than logits; but in a narrower dtype the scaled ones would be rounded.
+        query, scale = query * scale, 1
     # [..., heads, queries, keys]
-    logits = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32) * scale
+    logits = scale * jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
     weights = masked_softmax(logits, mask)
     # [..., heads, queries, value_dim] first: with the weights on the left the product runs on all cores of a CPU.
     values = jnp.einsum("...hqk,...khd->...hqd", weights.astype(value.dtype), value).swapaxes(-3, -2)

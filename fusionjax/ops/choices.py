@@ -21,7 +21,7 @@ class Choice(NamedTuple):
         shape_class: of `fusionjax.ops.shape_classes`.
         dtype: of the computation.
         implementation: the one to run.
-        gain: the reference's time over its own, forward pass and gradients together.
+        gain: plain Flax's time over its own, forward pass and training together.
     """
 
     platform: str

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from fusionjax.ops.bias import add_bias
 from fusionjax.ops.convolution_depthwise import depthwise_conv2d, depthwise_obstacle
+from fusionjax.ops.dtypes import check_floating
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.shape_classes import sequence_convolution_class
@@ -53,6 +54,7 @@ def conv1d(
 
     Raises:
         ValueError: ranks, channels, bias, strides, dilation, groups, padding or the implementation's name do not fit.
+        TypeError: inputs and kernel are both integers.
         NotImplementedError: the named implementation cannot serve this call.
 
     Example:
@@ -81,6 +83,7 @@ def conv1d(
         preferred = "taps" if inputs.shape[2] == 1 else "shifted"
     shape_class = sequence_convolution_class(inputs.shape, kernel.shape, groups=groups)
     dtype = jnp.result_type(inputs, kernel)
+    check_floating("conv1d", "inputs and kernel together", dtype)
     chosen = select_implementation("conv1d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype)
     inputs, kernel = inputs.astype(dtype), kernel.astype(dtype)
     if chosen == "taps":

@@ -13,6 +13,7 @@ from fusionjax.ops.bias import add_bias
 from fusionjax.ops.convolution import Padding, check_convolution, conv2d, resolve_padding
 from fusionjax.ops.convolution_direct import MOST_TERMS, patches_kernel_gradient, pool_direct
 from fusionjax.ops.convolution_stacked import pool_stacked, stacked_gradients
+from fusionjax.ops.dtypes import check_floating
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.micro_batches import count_batch_devices, map_micro_batches
@@ -65,6 +66,7 @@ def conv2d_relu_max_pool(
 
     Raises:
         ValueError: ranks, channels, bias, padding, sizes or the name of the implementation do not fit.
+        TypeError: images and kernel are both integers.
         NotImplementedError: the named implementation cannot serve this call.
 
     Example:
@@ -84,6 +86,7 @@ def conv2d_relu_max_pool(
             "Use larger images, a smaller kernel or more padding."
         )
     dtype = jnp.result_type(images, kernel)
+    check_floating("conv2d_relu_max_pool", "images and kernel together", dtype)
     images, kernel, bias = images.astype(dtype), kernel.astype(dtype), bias.astype(dtype)
     chosen = _choose(images, kernel, implementation)
     if chosen in ("xla", "separate"):
@@ -172,7 +175,7 @@ def _preferred(images: Array, kernel: Array, obstacles: dict[str, str | None]) -
         return "stacked" if few and obstacles["direct"] is None else "separate"
     if not on_platform("cpu"):
         return "xla"
-    if obstacles["direct"] is None:
+    if obstacles["direct"] is None and kernel.shape[0] * kernel.shape[1] > 1:
         return "direct"
     wide = min(kernel.shape[2:]) >= _FEWEST_FOR_WINOGRAD
     return "winograd" if wide and obstacles["winograd"] is None else "separate"

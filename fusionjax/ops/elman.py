@@ -56,6 +56,7 @@ def elman(
 
     Raises:
         ValueError: the shapes do not fit, or there is no activation or implementation of that name.
+        TypeError: inputs and kernels are all integers, or the mask is not boolean.
         NotImplementedError: the named implementation cannot serve this call.
 
     Example:

@@ -59,6 +59,7 @@ def gru(
 
     Raises:
         ValueError: the shapes do not fit, or there is no implementation of that name.
+        TypeError: inputs and kernels are all integers, or the mask is not boolean.
         NotImplementedError: the named implementation cannot serve this call.
 
     Example:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from fusionjax.ops.dtypes import check_floating
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.pooling_codes import max_pool2d_codes
 from fusionjax.ops.shape_classes import pooling_class
@@ -36,6 +37,7 @@ def max_pool2d(
 
     Raises:
         ValueError: the rank, the window, the strides or the name of the implementation do not fit.
+        TypeError: the images are integers.
         NotImplementedError: the named implementation cannot serve this call.
 
     Example:
@@ -48,6 +50,7 @@ def max_pool2d(
         raise ValueError(
             f"max_pool2d takes images [batch, height, width, channels]; got {images.shape}. Add the missing axes."
         )
+    check_floating("max_pool2d", "images", images.dtype)
     if min(*window, *strides) < 1:
         raise ValueError(
             f"window and strides must be at least 1; got {window} and {strides}. Use (1, 1) for no change."

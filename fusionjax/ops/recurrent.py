@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from fusionjax.ops.bias import add_bias
+from fusionjax.ops.dtypes import check_floating, check_mask
 from fusionjax.ops.implementations import on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.recurrent_cell import RecurrentCell, RecurrentWeights, State
@@ -17,9 +18,6 @@ from fusionjax.ops.recurrent_chunked import recur_in_chunks
 from fusionjax.ops.recurrent_persistent import recur_persistently
 from fusionjax.ops.recurrent_products import project_inputs
 from fusionjax.ops.shape_classes import recurrence_class
-
-# Measured on a CPU: with fewer weights, chunks gain nothing.
-_LEAST_WEIGHTS_FOR_CHUNKS = 2**13
 
 
 class RecurrentOutput(NamedTuple):
@@ -131,8 +129,8 @@ def choose_recurrence(
 
     Args:
         operation: the operation's name, for messages.
-        implementation: what the caller asked for, or None for `"chunked"` on a CPU or TPU, except for one step, one
-            example or a small kernel, otherwise `"xla"`.
+        implementation: what the caller asked for, or None for `"chunked"` on a CPU or TPU, except for one step or one
+            example, otherwise `"xla"`.
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
         recurrent_kernel: `[features, gates * features]`.
         time_major: the inputs have time first.
@@ -146,8 +144,7 @@ def choose_recurrence(
         NotImplementedError: the named implementation cannot serve this call.
     """
     # A single row or step has nothing to share in the products of a chunk.
-    is_worth_it = min(inputs.shape[:2]) > 1 and recurrent_kernel.size >= _LEAST_WEIGHTS_FOR_CHUNKS
-    preferred = "chunked" if on_platform("cpu", "tpu") and is_worth_it else "xla"
+    preferred = "chunked" if on_platform("cpu", "tpu") and min(inputs.shape[:2]) > 1 else "xla"
     obstacles = {"xla": None, "chunked": None, **others}
     length, batch = inputs.shape[:2] if time_major else inputs.shape[1::-1]
     shape_class = recurrence_class(batch, length, recurrent_kernel.shape[0])
@@ -165,7 +162,7 @@ def check_recurrent_shapes(
     mask: Array | None,
     time_major: bool,
 ) -> None:
-    """Raises a ValueError that names the first shape that does not fit.
+    """Raises an error that names the first shape or dtype that does not fit.
 
     Args:
         operation: the operation's name, for messages.
@@ -178,6 +175,7 @@ def check_recurrent_shapes(
 
     Raises:
         ValueError: a shape does not fit.
+        TypeError: inputs and kernels are all integers, or the mask is not boolean.
     """
     if inputs.ndim != 3:
         layout = "[length, batch, inputs]" if time_major else "[batch, length, inputs]"
@@ -203,3 +201,6 @@ def check_recurrent_shapes(
             f"mask must have shape [batch, length] = {batch_and_length}; got {mask.shape}. "
             "Pad it together with the inputs; it is batch-major also if they are time-major."
         )
+    dtype = jnp.result_type(inputs, input_kernel, recurrent_kernel)
+    check_floating(operation, "inputs and kernels together", dtype)
+    check_mask(operation, mask)

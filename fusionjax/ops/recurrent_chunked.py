@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from fusionjax.ops.implementations import count_devices, on_platform
+from fusionjax.ops.implementations import on_platform
 from fusionjax.ops.recurrent_cell import Gates, RecurrentCell, RecurrentWeights, State
 from fusionjax.ops.recurrent_products import (
     cast,

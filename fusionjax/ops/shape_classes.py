@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 
-# Where the bands of widths end; a call is as wide as the narrower of what it reads and what it computes.
-_FEW, _SOME = 16, 64
-# Multiplications up to which a call costs hardly more than its set-up.
-_SMALL = 2**22
+from fusionjax.ops.convolution_direct import MOST_TERMS
+
+# Where the bands of widths end. A convolution is as wide as the fewer of its channels and features.
+_FEW_CHANNELS, _SOME_CHANNELS = 24, 64
+_NARROW_STATE, _MIDDLE_STATE = 64, 256
+_FEW_QUERIES = 16
+_MANY_LOGITS = 2**13  # of a head
 
 
 def convolution_class(
@@ -56,7 +59,8 @@ def pooled_convolution_class(images: Sequence[int], kernel: Sequence[int]) -> st
         >>> pooled_convolution_class((8, 112, 112, 3), (3, 3, 3, 32))
         'few terms'
     """
-    return "few terms" if math.prod(kernel[:3]) <= 48 else convolution_class(images, kernel)
+    has_neighbours = kernel[0] * kernel[1] > 1
+    return "few terms" if has_neighbours and math.prod(kernel[:3]) <= MOST_TERMS else convolution_class(images, kernel)
 
 
 def sequence_convolution_class(inputs: Sequence[int], kernel: Sequence[int], *, groups: int = 1) -> str:
@@ -116,7 +120,7 @@ def recurrence_class(batch: int, length: int, features: int) -> str:
         return "one step"
     if batch == 1:
         return "one example"
-    return f"{'narrow' if features < _SOME else 'middle' if features < 4 * _SOME else 'wide'} state"
+    return f"{'narrow' if features < _NARROW_STATE else 'middle' if features < _MIDDLE_STATE else 'wide'} state"
 
 
 def attention_class(query: Sequence[int], key: Sequence[int]) -> str:
@@ -133,11 +137,11 @@ def attention_class(query: Sequence[int], key: Sequence[int]) -> str:
         >>> attention_class((8, 1, 8, 64), (8, 100, 8, 64))
         'few queries'
     """
-    if query[-3] < _FEW:
+    if query[-3] < _FEW_QUERIES:
         return "few queries"
-    return "long" if query[-3] * key[-3] >= 2**16 else "short"
+    return "long" if query[-3] * key[-3] >= _MANY_LOGITS else "short"
 
 
 def _width(channels: Sequence[int]) -> str:
     width = min(channels)
-    return "few" if width < _FEW else "some" if width < _SOME else "many"
+    return "few" if width < _FEW_CHANNELS else "some" if width < _SOME_CHANNELS else "many"

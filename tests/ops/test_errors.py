@@ -11,9 +11,26 @@ IMAGES, KERNEL = ones((2, 7, 5, 3)), ones((3, 3, 3, 2))
 QUERY, KEY = ones((2, 3, 1, 5)), ones((2, 7, 1, 5))
 
 
+LSTM_SHAPES = {"inputs": (2, 7, 3), "input_kernel": (3, 20), "recurrent_kernel": (5, 20)}
+
+
+def integers(array):
+    return array.astype("int32")
+
+
 def recurrent(**changes):
-    arguments = {"inputs": ones((2, 7, 3)), "input_kernel": ones((3, 20)), "recurrent_kernel": ones((5, 20))}
+    arguments = {name: ones(shape) for name, shape in LSTM_SHAPES.items()}
     return ops.lstm(**{**arguments, "bias": ones(20), **changes})
+
+
+def run_gru(**changes):
+    arguments = {"inputs": ones((2, 7, 3)), "input_kernel": ones((3, 15)), "recurrent_kernel": ones((5, 15))}
+    return ops.gru(**{**arguments, "bias": ones(15), "recurrent_bias": ones(15), **changes})
+
+
+def run_elman(**changes):
+    arguments = {"inputs": ones((2, 7, 3)), "input_kernel": ones((3, 5)), "recurrent_kernel": ones((5, 5))}
+    return ops.elman(**{**arguments, "bias": ones(5), **changes})
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -54,6 +71,19 @@ def recurrent(**changes):
             lambda: recurrent(mask=ones((2, 5), bool)),
             r"mask must have shape \[batch, length\] = \(2, 7\); got \(2, 5\)",
         ),
+        (lambda: ops.conv1d(ones((2, 7)), ones((3, 3, 2))), r"conv1d takes inputs .*got \(2, 7\)"),
+        (
+            lambda: ops.conv1d(ones((2, 7, 3)), ones((3, 3, 2)), implementation="winograd"),
+            "conv1d has .*'xla', 'taps'; got 'winograd'",
+        ),
+        (lambda: ops.max_pool2d(IMAGES, implementation="taps"), "max_pool2d has .*'xla', 'codes'; got 'taps'"),
+        (
+            lambda: ops.attention(QUERY, KEY, KEY, implementation="flash"),
+            "attention has .*'xla', 'fused', 'packed'.*; got 'flash'",
+        ),
+        (lambda: recurrent(implementation="scan"), "lstm has .*'xla', 'chunked'.*; got 'scan'"),
+        (lambda: run_gru(implementation="scan"), "gru has .*'xla', 'chunked'.*; got 'scan'"),
+        (lambda: run_elman(implementation="cudnn"), "elman has .*'xla', 'chunked'.*; got 'cudnn'"),
         (lambda: ops.elman(ones((2, 7, 3)), ones((3, 5)), ones((5, 5)), ones(5), activation="gelu"), "got 'gelu'"),
     ],
 )
@@ -110,6 +140,61 @@ def test_value_errors(call, match):
 def test_a_named_implementation_is_never_replaced(call, match):
     with pytest.raises(NotImplementedError, match=match):
         call()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: ops.conv2d(integers(IMAGES), integers(KERNEL)), "conv2d needs images and kernel .*got int32. Convert"),
+        (lambda: ops.conv1d(integers(IMAGES[0]), integers(KERNEL[0])), "conv1d needs inputs and kernel .*got int32"),
+        (
+            lambda: ops.conv2d_relu_max_pool(integers(IMAGES), integers(KERNEL), ones(2)),
+            "conv2d_relu_max_pool needs images and kernel .*got int32",
+        ),
+        (lambda: ops.max_pool2d(IMAGES.astype("uint8")), "max_pool2d needs images of a floating dtype; got uint8"),
+        (lambda: ops.attention(integers(QUERY), KEY, KEY), "attention needs query of a floating dtype; got int32"),
+        (lambda: ops.attention(QUERY, KEY, integers(KEY)), "attention needs value of a floating dtype; got int32"),
+        (
+            lambda: ops.attention(QUERY, KEY, KEY, mask=jnp.zeros((1, 1, 3, 7))),
+            "attention needs a boolean mask, True = keep; got float32. Compare first, such as mask > 0.",
+        ),
+        (
+            lambda: ops.additive_attention(QUERY[:, :, 0], KEY[:, :, 0], integers(KEY[:, :, 0]), ones(5)),
+            "additive_attention needs values .*got int32",
+        ),
+        (
+            lambda: ops.additive_attention(QUERY[:, :, 0], KEY[:, :, 0], KEY[:, :, 0], ones(5), mask=ones((3, 7))),
+            "additive_attention needs a boolean mask, .*got float32",
+        ),
+        (
+            lambda: recurrent(**{name: ones(shape, int) for name, shape in LSTM_SHAPES.items()}),
+            "lstm needs inputs and kernels together of a floating dtype; got int",
+        ),
+        (lambda: recurrent(mask=ones((2, 7), int)), "lstm needs a boolean mask, .*got int"),
+        (lambda: run_gru(mask=ones((2, 7))), "gru needs a boolean mask, .*got float32"),
+        (lambda: run_elman(mask=ones((2, 7))), "elman needs a boolean mask, .*got float32"),
+    ],
+)
+def test_type_errors(call, match):
+    with pytest.raises(TypeError, match=match):
+        call()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_mixed_dtypes_compute_in_the_common_one():
+    """Bytes of images and indices as inputs are common, and give what their floating values do."""
+    images = jnp.arange(2 * 7 * 5 * 3).reshape(2, 7, 5, 3).astype("uint8")
+    for call in (
+        lambda images: ops.conv2d(images, KERNEL),
+        lambda images: ops.conv2d_relu_max_pool(images, KERNEL, ones(2)),
+        lambda images: ops.conv1d(images[0], KERNEL[0]),
+        lambda images: recurrent(inputs=images[0, :2]).outputs,
+    ):
+        assert call(images).dtype == jnp.float32
+        assert jnp.array_equal(call(images), call(images.astype("float32")))
+    halves = ops.attention(QUERY.astype("bfloat16"), KEY, KEY).values
+    assert halves.dtype == jnp.float32 and jnp.array_equal(halves, ops.attention(QUERY, KEY, KEY).values)
 
 
 def test_the_choice_falls_back_to_the_reference():

@@ -154,7 +154,7 @@ def test_chunk_sizes(length, size):
         ("cpu", 2, 2, 91, "chunked"),
         ("cpu", 1, 2, 91, "xla"),
         ("cpu", 2, 1, 91, "xla"),
-        ("cpu", 2, 2, 90, "xla"),
+        ("cpu", 2, 2, 3, "chunked"),
         ("gpu", 32, 100, 512, "xla"),
         ("tpu", 2, 2, 91, "chunked"),
     ],
