@@ -29,6 +29,7 @@ def _convolve(
         arrays["kernel"],
         strides,
         settings.get("padding", "SAME"),
+        rhs_dilation=settings.get("dilation"),
         dimension_numbers=numbers,
         feature_group_count=settings.get("groups", 1),
     )

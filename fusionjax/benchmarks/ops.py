@@ -154,9 +154,9 @@ def _compile(case: Case, implementations: list[str | None], *, train: bool, dtyp
             compiled.errors[name] = f"its outputs differ by {difference:.1e} from those of plain Flax"
     if selected in functions:
         # One program for both, measured under either name.
-        for found_by_name in (compiled.runs, compiled.first_ms, compiled.errors):
-            if selected in found_by_name:
-                found_by_name["default"] = found_by_name[selected]
+        by_name: tuple[dict[str, Any], ...] = (compiled.runs, compiled.first_ms, compiled.errors)
+        for each in by_name:
+            each.update({"default": each[selected]} if selected in each else {})
     return compiled
 
 

@@ -25,7 +25,7 @@ def best_choices(records: Sequence[Record], platform: str) -> list[Choice]:
     pass and of training are added up, and compared with plain Flax's; over several cases of a class the geometric mean
     of the ratios counts. The least wins among those that take at most 1.1 times as long as plain Flax in every case
     and direction, or, where none does, among those whose worst ratio is the least. What gains less than 3 % on the
-    reference (`"xla"`) is left to it.
+    reference (`"xla"`) is left to it. A time is the shortest sample, since interference only adds to it.
 
     Args:
         records: of `bench ops`, one shape class after another.
@@ -38,7 +38,7 @@ def best_choices(records: Sequence[Record], platform: str) -> list[Choice]:
         >>> times = {"plain": (2.0, 10.0), "taps": (2.1, 5.9), "xla": (1.9, 10.1)}
         >>> records = [
         ...     Record(
-        ...         contender="any", implementation=name, median_ms=each, dtype="float32", shapes={},
+        ...         contender="any", implementation=name, samples_ms=[each], dtype="float32", shapes={},
         ...         workload=f"conv2d-{direction}, strides", versions={"jax": "0.10.2"},
         ...     )
         ...     for name, pair in times.items()
@@ -49,13 +49,13 @@ def best_choices(records: Sequence[Record], platform: str) -> list[Choice]:
     """
     classes: dict[tuple[str, str, str, str], dict[str, dict[str, Times]]] = {}
     for record in records:
-        if not record.median_ms or record.error:
+        if not record.samples_ms or record.error:
             continue
         operation, _, shape_class = record.workload.partition(", ")
         op, _, direction = operation.rpartition("-")
         key = ".".join(record.versions["jax"].split(".")[:2]), op, shape_class, record.dtype
         case = classes.setdefault(key, {}).setdefault(str(record.shapes), {})
-        case.setdefault(direction, {})[record.implementation] = record.median_ms
+        case.setdefault(direction, {})[record.implementation] = min(record.samples_ms)
     rows = []
     for key, cases in classes.items():
         costs = _costs(list(cases.values()))

@@ -50,9 +50,9 @@ def attention(
     one batch axis and returns no weights; XLA fuses what it can of it. `"cudnn"` is the same by cuDNN's flash
     attention, which keeps no logits: bfloat16 or float16, a head_dim that 8 divides, and with a mask even lengths;
     first derivatives only. `"packed"` returns no weights either: it packs the heads into the batch, works on a few
-    examples at a time, and divides by the softmax's sum after the product with the values. None means, where they
-    apply, `"cudnn"`, then `"fused"` on a GPU, `"fused"` on a TPU, and `"packed"` on a CPU for 16 queries or more;
-    otherwise `"xla"`.
+    examples at a time, and divides by the softmax's sum after the product with the values. None follows the table of
+    choices (docs/speed.md); where that has no row, and where they apply: `"cudnn"`, then `"fused"` on a GPU, `"fused"`
+    on a TPU, and `"packed"` on a CPU for 16 queries or more; otherwise `"xla"`.
 
     Args:
         query: `[..., queries, heads, head_dim]`.

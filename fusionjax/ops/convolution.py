@@ -49,9 +49,9 @@ def conv2d(
     for one group. `"winograd"` is Winograd's minimal filtering of tiles of 4x4, with a little more rounding; for
     kernels 3x3 in float32, strides and dilation (1, 1) and one group. `"shifted"` is a sum of shifted products, for
     depthwise convolutions with kernels of at most 256 pixels. `"split"` convolves a few groups at a time, in the way
-    that None chooses. These four have no forward-mode derivative (`jax.jvp`). None means on a CPU with groups
-    `"shifted"`, or else `"split"`; without, `"taps"` for strides and dilation (1, 1) or single pixels; otherwise
-    `"xla"`.
+    that None chooses. These four have no forward-mode derivative (`jax.jvp`). None follows the table of
+    choices (docs/speed.md); where that has no row: on a CPU with groups `"shifted"`, or else `"split"`; without,
+    `"taps"` for kernels up to 3x3 with strides and dilation (1, 1), or single pixels; otherwise `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.

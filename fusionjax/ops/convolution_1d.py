@@ -34,9 +34,9 @@ def conv1d(
 
     Implementations: `"xla"` is XLA's convolution and the reference. `"taps"` is the sum of the products of the shifted
     inputs, without groups. `"shifted"` is the same for depthwise convolutions, as many groups as channels, with at most
-    256 taps. Both have no forward-mode derivative (`jax.jvp`). None means on a CPU `"taps"` for one channel, such as
-    samples of sound, and `"shifted"` where it applies; otherwise `"xla"`, which has been measured faster from two
-    channels on.
+    256 taps. Both have no forward-mode derivative (`jax.jvp`). None follows the table of choices (docs/speed.md); where
+    that has no row: on a CPU `"taps"` for one channel, such as samples of sound, and `"shifted"` where it applies,
+    otherwise `"xla"`.
 
     Args:
         inputs: `[batch, length, channels]`.

@@ -32,12 +32,12 @@ def elman(
     """Runs a simple recurrent network over sequences: h_t = f(x_t W_x + h_{t-1} W_h + b).
 
     Implementations: `"xla"` is a scan over the steps and the reference. `"chunked"` computes the same values in chunks
-    of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode
-    derivative (`jax.jvp`). `"pallas"` keeps the recurrent
-    weights on chip over all steps, with any mask, on a Hopper GPU with jax 0.12 or newer: at most 896 features in
-    bfloat16 and 512 in float32, whose recurrent products round to TF32; first derivatives only, and inside
-    `jax.shard_map` with `check_vma=False`. None means `"chunked"` on a CPU or TPU, except for one step, one example or
-    a small kernel, otherwise `"xla"`.
+    of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode derivative
+    (`jax.jvp`). `"pallas"` keeps the recurrent weights on chip over all steps, with any mask, on a Hopper GPU with jax
+    0.12 or newer: at most 896 features in bfloat16 and 512 in float32, whose recurrent products round to TF32; first
+    derivatives only, and inside `jax.shard_map` with `check_vma=False`. None follows the table of choices
+    (docs/speed.md); where that has no row: `"chunked"` on a CPU or TPU, except for one step or one example, otherwise
+    `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.

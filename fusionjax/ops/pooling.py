@@ -23,8 +23,8 @@ def max_pool2d(
 
     Implementations: `"xla"` is XLA's windowed reduction and the reference. `"codes"` keeps the position of each maximum
     as one byte for the gradient, instead of searching again: many times faster on a CPU. It needs windows and strides
-    (2, 2) and has no forward-mode derivative (`jax.jvp`). None means `"codes"` on a CPU where it applies, otherwise
-    `"xla"`.
+    (2, 2) and has no forward-mode derivative (`jax.jvp`). None follows the table of choices (docs/speed.md); where that
+    has no row: `"codes"` on a CPU where it applies, otherwise `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.
