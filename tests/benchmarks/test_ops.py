@@ -46,7 +46,7 @@ def shrink(case: Case) -> dict[str, tuple[int, ...]]:
     """Makes every size small, and those alike that were alike; groups must go on to divide the channels."""
     if "groups" in case.settings:
         return case.shapes
-    size = {number: min(number, 4 + number % 7) for shape in case.shapes.values() for number in shape}
+    size = {number: min(number, 6 + number % 7) for shape in case.shapes.values() for number in shape}
     if "recurrent_kernel" in case.shapes:
         features, width = case.shapes["recurrent_kernel"]
         size |= {features: 5, width: 5 * width // features}
