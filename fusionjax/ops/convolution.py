@@ -19,7 +19,7 @@ from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.shape_classes import convolution_class
 from fusionjax.ops.shifts import Pads
 
-# Measured on a CPU: with larger kernels XLA's own gradient for the kernel is as fast.
+# Measured on a CPU: with larger kernels, strides or dilation XLA's own gradient for the kernel is as fast.
 _LARGEST_FOR_TAPS = 3
 
 Padding = str | Sequence[tuple[int, int]]

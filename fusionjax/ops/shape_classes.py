@@ -8,6 +8,7 @@ from fusionjax.ops.convolution_direct import MOST_TERMS
 # Where the bands of widths end. A convolution is as wide as the fewer of its channels and features.
 _FEW_CHANNELS, _SOME_CHANNELS = 24, 64
 _NARROW_STATE, _MIDDLE_STATE = 64, 256
+_LONG_SEQUENCE = 4096
 _FEW_QUERIES = 16
 _MANY_LOGITS = 2**13  # of a head
 
@@ -76,11 +77,13 @@ def sequence_convolution_class(inputs: Sequence[int], kernel: Sequence[int], *, 
 
     Example:
         >>> sequence_convolution_class((8, 16000, 1), (25, 1, 64))
-        'one channel'
+        'one channel, long'
     """
     if groups > 1:
         return "depthwise" if kernel[1] == 1 else "groups"
-    return "one channel" if kernel[1] == 1 else "more channels"
+    if kernel[1] > 1:
+        return "more channels"
+    return f"one channel, {'long' if inputs[1] >= _LONG_SEQUENCE else 'short'}"
 
 
 def pooling_class(images: Sequence[int], window: Sequence[int], strides: Sequence[int]) -> str:
