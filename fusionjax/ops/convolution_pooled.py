@@ -51,8 +51,8 @@ def conv2d_relu_max_pool(
     4x4, with about four units of the last place more rounding; for kernels 3x3 in float32. `"stacked"` is one
     convolution with stride 2 to four times the features, the places of a window. These three keep a byte for each
     maximum for their own gradients, and have no forward-mode derivative (`jax.jvp`). None follows the table of choices
-    (docs/speed.md); where that has no row it chooses on a CPU among all but the last, by the sizes; on a TPU `"stacked"` where `"direct"` applies, up to 32 images a chip, and otherwise
-    `"separate"`; elsewhere `"xla"`.
+    (docs/speed.md); where that has no row it chooses on a CPU among all but the last, by the sizes; on a TPU
+    `"stacked"` where `"direct"` applies, up to 32 images a chip, and otherwise `"separate"`; elsewhere `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.
