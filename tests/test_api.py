@@ -64,7 +64,7 @@ def test_every_public_definition_is_documented(name: str) -> None:
             missing = [each for each in parameters if f"{each}:" not in text]
             assert not missing, f"{label} does not say what {missing} are"
         if inspect.isfunction(one) and inspect.signature(one).return_annotation not in (None, "None"):
-            assert "Returns:" in text, f"{label} does not say what it returns"
+            assert "Returns:" in text or "Yields:" in text, f"{label} does not say what it returns"
         if inspect.isfunction(one) and "raise " in inspect.getsource(one):
             assert "Raises:" in text, f"{label} does not say what it raises"
 

@@ -35,7 +35,7 @@ Captured = pytest.CaptureFixture[str]
         ("caption --help", ["RUN PHOTO [PHOTO ...]", "--decoding.num-beams", "--json"]),
         (
             "bench --help",
-            ["WORKLOAD is forward, train, ops, decode or scaling:", "steps of training, beside the peers"],
+            ["WORKLOAD is forward, train, ops, decode, scaling or ahead:", "steps of training, beside the peers"],
         ),
         ("bench forward --help", ["--batch-sizes", "--peers", "--dtype {float32,bfloat16}", "--json"]),
         ("--version", [__version__]),
@@ -78,7 +78,8 @@ def test_help(capfd: Captured, words: str, mentioned: list[str]) -> None:
         ("caption", "Missing from fusionjax caption: RUN the run directory."),
         (
             "bench",
-            "bench needs a workload, forward, train, ops, decode or scaling; got ''. See fusionjax bench --help.",
+            "bench needs a workload, forward, train, ops, decode, scaling or ahead; got ''. "
+            "See fusionjax bench --help.",
         ),
         ("bench backward", "; got 'backward'. See fusionjax bench --help."),
     ],

@@ -1,7 +1,9 @@
-"""Switches the check of shapes off where a test wants to see the operation's own message."""
+"""Fixtures: signatures that check nothing, so that an operation's own message is seen; an empty table of choices."""
 
 import jaxtyping
 import pytest
+
+from fusionjax.ops import implementations
 
 
 @pytest.fixture
@@ -9,3 +11,9 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def no_table(monkeypatch):
+    """The operations choose by their rules, as where nothing was measured."""
+    monkeypatch.setattr(implementations, "read_choices", dict)

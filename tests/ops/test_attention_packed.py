@@ -171,6 +171,7 @@ def test_a_sharded_batch_stays_on_its_devices(monkeypatch):
     close(compiled(arrays), with_gradients(arrays, "xla"))
 
 
+@pytest.mark.usefixtures("no_table")
 @pytest.mark.parametrize(("queries", "scans"), [(15, 0), (16, 1)])
 def test_the_choice_on_a_cpu(queries, scans, monkeypatch):
     monkeypatch.setattr(attention_packed, "_LOGITS_PER_STEP", 1)

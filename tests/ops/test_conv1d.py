@@ -122,6 +122,7 @@ def test_inside_shard_map_the_kernel_gradient_is_summed_over_the_devices():
     contract.close(*gradients)
 
 
+@pytest.mark.usefixtures("no_table")
 @pytest.mark.parametrize(("channels", "groups", "is_own"), [(1, 1, True), (2, 1, False), (2, 2, True), (4, 2, False)])
 def test_the_choice_on_a_cpu(channels, groups, is_own):
     function = partial(ops.conv1d, groups=groups)

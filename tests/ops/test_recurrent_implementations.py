@@ -148,6 +148,7 @@ def test_chunk_sizes(length, size):
     assert recurrent_chunked._choose_chunk_size(length) == size
 
 
+@pytest.mark.usefixtures("no_table")
 @pytest.mark.parametrize(
     ("platform", "batch", "length", "features", "chosen"),
     [
