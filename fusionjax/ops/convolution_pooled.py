@@ -225,7 +225,7 @@ def _backward(
         kernel_gradient = patches_kernel_gradient(images, codes, gradient, kernel.shape, pads)
         image_gradient = plainly(spread, kernel, (cut[0], cut[1]))
     else:
-        kernel_gradient = convolution_winograd.kernel_gradient_of_windows(images, codes, gradient, (cut[0], cut[1]))
+        kernel_gradient = convolution_winograd.kernel_gradient(images, spread, (cut[0], cut[1]))
         many = kernel.shape[2] >= _FEWEST_FOR_IMAGE_GRADIENT
         by_tiles_or_plainly = convolution_winograd.image_gradient if many else plainly
         image_gradient = by_tiles_or_plainly(spread, kernel, (cut[0], cut[1]))

@@ -1,6 +1,5 @@
 """Convolution 3x3 by Winograd's minimal filtering, with its gradients by the same."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -9,7 +8,6 @@ from jaxtyping import Array, Float
 
 from fusionjax.ops import winograd
 from fusionjax.ops.micro_batches import map_micro_batches, sum_micro_batches
-from fusionjax.ops.pooling_codes import read_spread_places
 from fusionjax.ops.shifts import Pads
 
 # Outputs of a micro-batch and device. Measured on a CPU: fewer waste the products' set-up, more leave the cache.
@@ -65,16 +63,6 @@ def kernel_gradient(images: Array, gradient: Array, pads: Pads) -> Array:
     return winograd.transform_kernel_back(total)
 
 
-def kernel_gradient_of_windows(images: Array, codes: Array, gradient: Array, pads: Pads) -> Array:
-    """The same from the gradients of 2x2 windows' maxima and their places, without spreading them first.
-
-    Each number of the spread gradient goes into many sums, and would be spread for each of them anew.
-    """
-    examples = _OUTPUTS_PER_STEP // (4 * gradient[0].size)
-    total = sum_micro_batches(partial(_kernel_gradient_of_windows, pads=pads), (images, codes, gradient), examples)
-    return winograd.transform_kernel_back(total)
-
-
 def winograd_obstacle(kernel: Array) -> str | None:
     """Returns why Winograd's filtering cannot serve a kernel, or None."""
     if kernel.shape[:2] != (winograd.SPAN, winograd.SPAN):
@@ -110,17 +98,7 @@ def _kernel_gradient_of_part(images: Array, gradient: Array, pads: Pads) -> Arra
     rows, columns = winograd.count_tiles(height), winograd.count_tiles(width)
     below, beside = winograd.TILE * rows - height, winograd.TILE * columns - width
     padded = jnp.pad(gradient, ((0, 0), (0, below), (0, beside), (0, 0)))
-    return _sum_tiles(images, partial(winograd.read_places, padded), pads, rows, columns)
-
-
-def _kernel_gradient_of_windows(images: Array, codes: Array, gradient: Array, pads: Pads) -> Array:
-    rows, columns = (winograd.count_tiles(2 * count) for count in codes.shape[1:3])
-    # Windows with a gradient of zero fill the tiles up.
-    full = ((0, 0), (0, 2 * rows - codes.shape[1]), (0, 2 * columns - codes.shape[2]), (0, 0))
-    codes, gradient = jnp.pad(codes, full), jnp.pad(gradient, full)
-    return _sum_tiles(images, partial(read_spread_places, codes, gradient), pads, rows, columns)
-
-
-def _sum_tiles(images: Array, read: Callable[[int, int], Array], pads: Pads, rows: int, columns: int) -> Array:
-    tiles = winograd.transform_inputs(pad_to_tiles(images, pads, rows, columns), rows, columns)
-    return winograd.multiply_for_kernel(tiles, winograd.transform_gradient(read))
+    return winograd.multiply_for_kernel(
+        winograd.transform_inputs(pad_to_tiles(images, pads, rows, columns), rows, columns),
+        winograd.transform_gradient(padded, rows, columns),
+    )

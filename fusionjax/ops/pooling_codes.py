@@ -115,24 +115,3 @@ def spread_by_code(
     places = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
     spread = jnp.where(codes[:, :, None, :, None] == places, gradient[:, :, None, :, None], 0)
     return spread.reshape(batch, 2 * rows, 2 * columns, features)
-
-
-def read_spread_places(
-    codes: UInt8[Array, "batch rows columns features"],
-    gradient: Float[Array, "batch rows columns features"],
-    row: int,
-    column: int,
-) -> Float[Array, "batch half_rows half_columns features"]:
-    """Takes one place of every tile of 4x4, which are 2x2 windows, of what `spread_by_code` would return.
-
-    Args:
-        codes: of the maxima; rows and columns are even.
-        gradient: for the maxima.
-        row: of the place in the tile, 0 to 3.
-        column: likewise.
-
-    Returns:
-        `[batch, rows // 2, columns // 2, features]`.
-    """
-    window = (slice(None), slice(row // 2, None, 2), slice(column // 2, None, 2))
-    return jnp.where(codes[window] == 2 * (row % 2) + column % 2, gradient[window], 0)

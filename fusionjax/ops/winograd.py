@@ -1,6 +1,6 @@
 """Winograd's minimal filtering for 3x3 kernels: 36 products for 16 outputs where the plain sum takes 144."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 
@@ -73,40 +73,25 @@ def transform_inputs(
 
 
 def transform_gradient(
-    read: Callable[[int, int], Float[Array, "batch rows columns features"]],
+    gradient: Float[Array, "batch height width features"], rows: int, columns: int
 ) -> list[Float[Array, "6 tiles features"]]:
     """Returns A g A^T of every tile g of 4x4 outputs: the transpose of `multiply`'s last step.
 
     Args:
-        read: from a row and a column, 0 to 3: the gradients at that place of every tile,
-            `[batch, rows, columns, features]`.
+        gradient: `[batch, TILE * rows, TILE * columns, features]`.
+        rows: of tiles.
+        columns: of tiles.
 
     Returns:
         For each of the six rows, `[6 columns, tiles, features]`.
     """
-    places = [[read(row, column) for column in range(TILE)] for row in range(TILE)]
-    by_column = [_combine(_TO_OUTPUTS.T, [places[row][column] for row in range(TILE)]) for column in range(TILE)]
+    features = gradient.shape[3]
+    by_row = _combine(_TO_OUTPUTS.T, [_every_fourth(gradient, row, 1, rows) for row in range(TILE)])
     tiles = []
-    for row in range(6):
-        across = _combine(_TO_OUTPUTS.T, [by_column[column][row] for column in range(TILE)])
-        tiles.append(jnp.stack([array.reshape(-1, array.shape[-1]) for array in across]))
+    for part in by_row:
+        across = _combine(_TO_OUTPUTS.T, [_every_fourth(part, column, 2, columns) for column in range(TILE)])
+        tiles.append(jnp.stack([array.reshape(-1, features) for array in across]))
     return tiles
-
-
-def read_places(
-    gradient: Float[Array, "batch height width features"], row: int, column: int
-) -> Float[Array, "batch rows columns features"]:
-    """Takes what lies at one place of every tile.
-
-    Args:
-        gradient: `[batch, TILE * rows, TILE * columns, features]`.
-        row: of the place in the tile.
-        column: likewise.
-
-    Returns:
-        `[batch, rows, columns, features]`.
-    """
-    return gradient[:, row::TILE, column::TILE]
 
 
 def multiply(tiles: Sequence[Float[Array, "6 tiles channels"]], kernel: Float[Array, "6 6 channels features"]) -> Grid:
