@@ -131,6 +131,7 @@ def fold_batch_norms(model: nn.Module, variables: Variables) -> tuple[nn.Module,
         The model without these normalisations, and its variables.
 
     Raises:
+        TypeError: the model is not a Linen module.
         ValueError: the model holds nothing to fold, or a scale is negative.
 
     Example:

@@ -51,6 +51,7 @@ def fold_embeddings(model: nn.Module, variables: Variables) -> tuple[nn.Module, 
         The model with `is_folded=True` where it applies, and its variables.
 
     Raises:
+        TypeError: the model is not a Linen module.
         ValueError: the model holds nothing to fold.
 
     Example:

@@ -24,10 +24,18 @@ def change_modules(model: nn.Module, variables: Variables, change: Change) -> tu
     Returns:
         The model, the same object where no module changed, and its variables.
 
+    Raises:
+        TypeError: the model is not a Linen module, such as its variables in its place.
+
     Example:
         >>> change_modules(nn.Sequential([nn.Dense(3)]), {}, lambda module, variables: (module, variables))[1]
         {}
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"the model must be a flax.linen.Module; got {type(model).__name__}. "
+            "Give the model first, then its variables."
+        )
     fields = {}
     for field in dataclasses.fields(model):
         if field.name in ("parent", "name"):

@@ -30,6 +30,7 @@ def to_bfloat16(
         The model and its variables.
 
     Raises:
+        TypeError: the model is not a Linen module.
         ValueError: the model has nothing to change.
 
     Example:

@@ -59,3 +59,9 @@ def test_nothing_to_change() -> None:
         compress.to_bfloat16(models.LSTMDecoder(11), {"params": {}}, only=(encoders.RNNEncoder, nn.Dense))
     with pytest.raises(ValueError, match=r"the model must have a field dtype; got Sequential. Set its dtype where"):
         compress.to_bfloat16(nn.Sequential([jnp.tanh]), {})
+
+
+@pytest.mark.parametrize("function", [compress.to_bfloat16, compress.fold_embeddings, compress.fold_batch_norms])
+def test_variables_in_the_place_of_the_model(function) -> None:
+    with pytest.raises(TypeError, match=r"must be a flax.linen.Module; got dict. Give the model first"):
+        function({}, nn.Dense(3))
