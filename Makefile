@@ -40,10 +40,10 @@ lint: .venv-old/ready
 	.venv-old/bin/lint-imports
 
 test-old: .venv-old/ready
-	.venv-old/bin/python -m pytest -n 2 -q
+	.venv-old/bin/python -m pytest -n 2 --dist worksteal -q
 
 test-new: $(if $(NEW),.venv-new/ready)
-	$(if $(NEW),.venv-new/bin/python -m pytest -n 2 -q -m "not slow",@echo "Python 3.13 is not on this machine: tested on one Python only")
+	$(if $(NEW),.venv-new/bin/python -m pytest -n 2 --dist worksteal -q -m "not slow",@echo "Python 3.13 is not on this machine: tested on one Python only")
 
 test: lint test-new test-old
 

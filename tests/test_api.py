@@ -82,6 +82,7 @@ def test_most_public_definitions_have_an_example() -> None:
     assert len(shown) >= 0.6 * len(definitions), sorted(definitions.keys() - set(shown))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_run(name: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

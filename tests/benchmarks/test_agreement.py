@@ -55,6 +55,7 @@ def outputs(contender: str, workload: Any) -> list[np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contender", ["flax", "torch"])
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: f"{workload.name}-{workload.batch_size}")
 def test_peers_agree(contender: str, workload: Any) -> None:

@@ -81,6 +81,7 @@ def test_training_saves_two_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert [arrays[name].tolist() for name in arrays.files] == [[5.0, 2.0], [3.0, 2.0]]
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     start = {"do": "start", "contender": "constant"}
     prepare = {"do": "prepare", "workload": to_json(WORKLOAD), "path": str(tmp_path / "x.npz")}

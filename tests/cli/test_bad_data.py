@@ -81,6 +81,7 @@ def test_directory_that_holds_something_else(folder: Path, capfd: Captured) -> N
     assert [path.read_text() for path in run.iterdir()] == ["years of work"]
 
 
+@pytest.mark.slow
 def test_goes_on_without_broken_pictures_and_counts_them(folder: Path, capfd: Captured) -> None:
     (folder / "images" / "0.jpg").write_bytes(b"text")
     whole = (folder / "images" / "1.jpg").read_bytes()
@@ -113,6 +114,7 @@ def test_goes_on_without_broken_pictures_and_counts_them(folder: Path, capfd: Ca
     assert f"{run} holds a run of captioning; this is classification." in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_does_not_go_on_from_a_damaged_checkpoint(captioner: Path, tmp_path: Path, capfd: Captured) -> None:
     from tests.recipes.tiny import whole
 

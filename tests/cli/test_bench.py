@@ -41,6 +41,7 @@ def test_records_have_every_field_and_agree(capfd: pytest.CaptureFixture[str]) -
         assert record["git_revision"] is None or len(record["git_revision"]) == 40
 
 
+@pytest.mark.slow
 def test_the_table_names_who_is_missing(capfd: pytest.CaptureFixture[str]) -> None:
     words = [*TINY, "--dtype", "bfloat16", "--peers", "keras-jax", "--peer-python", "keras=/no/python"]
     assert main(["bench", "forward", *words]) == 0
@@ -78,6 +79,7 @@ def test_bad_options_are_one_line(capfd: pytest.CaptureFixture[str], words: str,
     assert message in errors
 
 
+@pytest.mark.slow
 def test_the_scripts_need_the_core_only() -> None:
     """With neither the command line's packages nor the data's."""
     blocked = "tyro", "grain", "tokenizers", "PIL", "matplotlib", "tensorboardX"

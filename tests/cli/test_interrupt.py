@@ -23,6 +23,7 @@ def assert_equal_runs(run: Path, other: Path) -> None:
     assert {name: mine[name] for name in same} == {name: theirs[name] for name in same}
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(
     captioner: Path, shared: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

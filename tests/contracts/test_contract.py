@@ -87,6 +87,7 @@ def test_shapes_and_dtypes(case: Case) -> None:
         np.testing.assert_allclose(case.outputs["attention"].sum(-1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_content_under_a_mask_changes_nothing(case: Case) -> None:
     if case.row.hide is None:
         pytest.skip("it takes no mask")
@@ -100,6 +101,7 @@ def test_content_under_a_mask_changes_nothing(case: Case) -> None:
     _assert_equal(dict(enumerate(gradients)), dict(enumerate(plain)))
 
 
+@pytest.mark.slow
 def test_longer_padding_changes_nothing(case: Case) -> None:
     if case.row.pad is None:
         pytest.skip("the length is part of the architecture")
@@ -107,6 +109,7 @@ def test_longer_padding_changes_nothing(case: Case) -> None:
     _assert_equal(case.row.trim(padded), case.outputs)
 
 
+@pytest.mark.slow
 def test_eager_equals_jit(case: Case) -> None:
     _assert_equal(case.compute(case.variables, jax.tree.map(jnp.asarray, case.row.inputs)), case.outputs)
 
@@ -146,6 +149,7 @@ def _weights(value: Any) -> np.ndarray:
     return np.random.default_rng(7).normal(size=value.shape).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16(case: Case) -> None:
     module = case.row.build(jnp.bfloat16)
     inputs = case.row.inputs
@@ -160,6 +164,7 @@ def test_bfloat16_computes_in_bfloat16(case: Case) -> None:
         assert error < 0.05, name
 
 
+@pytest.mark.slow
 def test_vmap_equals_one_by_one(case: Case) -> None:
     stacked = jax.tree.map(
         lambda leaf: np.stack([leaf, np.roll(leaf, leaf.shape[0] // BATCH, axis=0)]), case.row.inputs
@@ -177,6 +182,7 @@ def test_sharded_over_eight_devices_equals_one(case: Case) -> None:
     _assert_equal(case.compiled(variables, inputs), case.outputs)
 
 
+@pytest.mark.slow
 def test_works_inside_nnx(case: Case) -> None:
     inputs = jax.tree.map(jnp.asarray, case.row.inputs)
     wrapped = nnx.bridge.ToNNX(case.module, rngs=nnx.Rngs(0))

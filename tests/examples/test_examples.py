@@ -25,6 +25,7 @@ def test_is_short_and_its_header_gives_the_command(path: Path) -> None:
     assert len(lines) <= 150 and f"python examples/{path.name}" in header and "--tiny" in header
 
 
+@pytest.mark.slow
 def test_fusion_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 <= _main("fusion_by_hand")(["--tiny"]) <= 1
     assert "epoch 2: loss 0." in capsys.readouterr().out
@@ -40,6 +41,7 @@ def test_data_parallel(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_nnx_encoder(capsys: pytest.CaptureFixture[str]) -> None:
     assert math.isfinite(_main("nnx_encoder")(["--tiny"]))
     assert "of the test pictures" in capsys.readouterr().out

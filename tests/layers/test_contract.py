@@ -130,6 +130,11 @@ def prepare(row, **options):
     return model, jax.jit(partial(model.init, **row.options))(jax.random.key(0), *arrays), arrays
 
 
+def values_of(model, row):
+    """Makes a jitted function from variables and inputs to the first of the outputs."""
+    return jax.jit(lambda variables, *arrays: first(model.apply(variables, *arrays, **row.options)))
+
+
 def values_and_gradients(model, row):
     """Makes a jitted function from variables and inputs to the values and the gradients for the parameters."""
 
@@ -152,6 +157,7 @@ def test_parameters_have_these_names_and_shapes(row):
     assert {"/".join(entry.key for entry in path): leaf.shape for path, leaf in leaves} == row.params
 
 
+@pytest.mark.slow
 @every_row
 def test_values_depend_on_every_parameter(row):
     model, variables, arrays = prepare(row)
@@ -180,20 +186,24 @@ def test_bfloat16_computes_narrow_and_stores_wide(row):
     model, variables, arrays = prepare(row, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     narrow = [array.astype(jnp.bfloat16) for array in arrays]
-    values = first(model.apply(variables, *narrow, **row.options))
+    values = values_of(model, row)(variables, *narrow)
     assert values.dtype == jnp.bfloat16
-    precise = first(row.make().apply(variables, *arrays, **row.options))
+    precise = values_of(row.make(), row)(variables, *arrays)
     assert float(jnp.abs(values.astype(jnp.float32) - precise).max()) < 0.05 * float(jnp.abs(precise).max())
 
 
+@pytest.mark.slow
 @every_row
 def test_vmap_over_parameters(row):
     model, variables, arrays = prepare(row)
     pair = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), variables)
-    mapped = jax.vmap(lambda variables: first(model.apply(variables, *arrays, **row.options)))(pair)
-    close(mapped[0], first(model.apply(variables, *arrays, **row.options)))
+    mapped = jax.jit(jax.vmap(values_of(model, row), in_axes=(0, *(None for _ in arrays))))(pair, *arrays)
+    for index in range(2):
+        single = jax.tree.map(lambda leaf, index=index: leaf[index], pair)
+        close(mapped[index], values_of(model, row)(single, *arrays))
 
 
+@pytest.mark.slow
 @every_row
 def test_nnx_bridge(row):
     model, variables, arrays = prepare(row)

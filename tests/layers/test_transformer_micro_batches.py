@@ -31,6 +31,7 @@ def outcome(mask, hidden_per_step, monkeypatch, **options):
     return compiled(variables, tokens), "while" in compiled.lower(variables, tokens).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MASKS)
 def test_split_or_not_values_and_gradients_are_equal(name, monkeypatch):
     split, has_loop = outcome(MASKS[name], 2 * 5 * 13, monkeypatch)

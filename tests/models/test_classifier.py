@@ -92,6 +92,7 @@ def test_surprise_goes_to_the_head() -> None:
     np.testing.assert_allclose(output.logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_classes_teach_the_next_words_nothing() -> None:
     model = make_reader()
     variables = draw_variables(model, BATCH)

@@ -55,7 +55,7 @@ def test_vmap_equals_single_calls(case):
     close(jax.tree.map(lambda leaf: leaf[0], mapped[0]), results(case)[0])
     close(jax.tree.map(lambda leaf: leaf[0], mapped[1][1:]), results(case)[1])
     first, *rest = case.arguments()
-    close(jax.tree.map(lambda leaf: leaf[1], mapped[0]), case.call(0.5 * first, *rest))
+    close(jax.tree.map(lambda leaf: leaf[1], mapped[0]), jax.jit(case.call)(0.5 * first, *rest))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.takes_bfloat16], ids=lambda case: case.name)

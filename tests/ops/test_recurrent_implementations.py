@@ -24,8 +24,9 @@ def layout(request, monkeypatch):
 
 @every_cell
 @pytest.mark.usefixtures("layout")
-@pytest.mark.parametrize(("length", "reverse"), [(1, False), (10, True), (11, False)])
-@pytest.mark.parametrize("mask", [None, "scattered"])
+@pytest.mark.parametrize(
+    ("length", "reverse", "mask"), [(1, False, "scattered"), (10, True, None), (11, False, "scattered")]
+)
 def test_chunks_equal_the_scan(name, length, reverse, mask):
     arguments, cotangents = draw(name, 3, length, 7, 2)
     options = {"mask": make_mask(mask, 3, length), "reverse": reverse}

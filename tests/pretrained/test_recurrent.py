@@ -23,6 +23,7 @@ def assert_equal(actual, expected):
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 def test_linen_computes_the_same_with_the_same_gradients(cell):
     model, params = make_rnn(cell)

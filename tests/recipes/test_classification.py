@@ -26,6 +26,7 @@ def on_folder(run: Path, folder: Path, *more: str) -> list[str]:
     return ["train", "classification", "--output", str(run), *source, *SMALL, *CLASSIFIER, *EPOCH, *more]
 
 
+@pytest.mark.slow
 def test_folder_with_labels(tmp_path: Path, capfd: Captured) -> None:
     folder, run = write_flickr(tmp_path / "folder", label=True), tmp_path / "run"
     words = on_folder(
@@ -100,6 +101,7 @@ def test_scenes_word_by_word(tmp_path: Path, capfd: Captured) -> None:
     assert json.loads(capfd.readouterr().out)["test/accuracy"] == metrics["test/accuracy"]
 
 
+@pytest.mark.slow
 def test_a_sentence_and_captions_in_one_loss() -> None:
     texts = ["a red circle", "one red circle here", "two blue squares"]
     tokenizer = data.train_tokenizer(texts)

@@ -79,6 +79,7 @@ def test_gradient_raises_the_reward(captioner: Path) -> None:
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_captions_beside_the_reward(captioner: Path) -> None:
     writer, config = captioning.load(captioner)
     scenes = data.Scenes("test", size=3, image_size=32)

@@ -6,6 +6,8 @@ import signal
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from fusionjax.training import Checkpoints, FitResult
 from tests.training.small import Batches, assert_same
 from tests.training.worker import TOTAL_STEPS, digest, run_worker, train
@@ -18,6 +20,7 @@ def whole_run() -> FitResult:
         return train(Path(directory), Batches())
 
 
+@pytest.mark.slow
 def test_killed_twice_and_resumed_equals_the_whole_run(tmp_path: Path) -> None:
     for low, high in ((10, 30), (35, TOTAL_STEPS - 1)):
         step = random.randint(low, high)
@@ -31,6 +34,7 @@ def test_killed_twice_and_resumed_equals_the_whole_run(tmp_path: Path) -> None:
     assert output == f"done {TOTAL_STEPS} {digest(whole_run().state)}"
 
 
+@pytest.mark.slow
 def test_interrupted_run_saves_says_so_and_goes_on(tmp_path: Path) -> None:
     code, output, errors = run_worker(tmp_path, 20, signal.SIGINT)
     assert (code, errors) == (130, "")
