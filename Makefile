@@ -45,7 +45,11 @@ test-old: .venv-old/ready
 test-new: $(if $(NEW),.venv-new/ready)
 	$(if $(NEW),.venv-new/bin/python -m pytest -n 2 --dist worksteal -q -m "not slow",@echo "Python 3.13 is not on this machine: tested on one Python only")
 
-test: lint test-new test-old
+# Side by side: one environment is made while the other is, or checks the style.
+test:
+	$(MAKE) -j2 lint $(if $(NEW),.venv-new/ready)
+	$(MAKE) test-new
+	$(MAKE) test-old
 
 .venv-tpu/ready: pyproject.toml
 	$(OLD) -m venv .venv-tpu

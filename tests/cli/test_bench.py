@@ -18,6 +18,7 @@ SIZES = "--batch-sizes 3 --image-size 30 --length 5 --vocab-size 11 --features 8
 TINY = SIZES.split()
 
 
+@pytest.mark.slow
 def test_records_have_every_field_and_agree(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "forward", *TINY, "--peers", "flax", "--json"]) == 0
     output, errors = capfd.readouterr()

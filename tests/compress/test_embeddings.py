@@ -27,6 +27,7 @@ def test_the_table_against_numpy() -> None:
     np.testing.assert_allclose(found, np.float64(table) @ kernel + bias, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "bidirectional", "num_layers", "width"),
     [("lstm", True, 2, 3), ("gru", False, 1, None), ("elman", True, 1, 7)],

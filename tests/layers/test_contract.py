@@ -181,6 +181,7 @@ def test_sharded_jit_equals_one_device_and_eager(row):
         close(run(variables, *placed), expected, 5e-5)
 
 
+@pytest.mark.slow
 @every_row
 def test_bfloat16_computes_narrow_and_stores_wide(row):
     model, variables, arrays = prepare(row, dtype=jnp.bfloat16)

@@ -86,6 +86,7 @@ def test_the_contract(case, check):
     check(case)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_examples_a_step")
 @pytest.mark.parametrize(
     "shape", [(13,), (5, 13), (5, 1), (3, 5, 13), (3, 1, 1), (1, 1, 1, 13), (7, 1, 1, 13), (7, 1, 5, 1), (7, 3, 5, 13)]

@@ -40,6 +40,7 @@ def test_values_and_gradients_equal_the_reference(case):
     close(results(case), jax.jit(with_gradients(case.reference))(*case.arguments()))
 
 
+@pytest.mark.slow
 @every_case
 def test_eager_equals_jit(case):
     close(case.call(*case.arguments()), results(case)[0], 2e-6)

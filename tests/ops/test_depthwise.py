@@ -74,6 +74,7 @@ def test_values_and_gradients(features, options):
     agree(random(2, 11, 13, 3), random(3, 5, 1, features, seed=1), **{**PLAIN, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pads", [((1, 1), (2, 2)), ((0, 2), (3, 0)), ((0, 0), (4, 4)), ((2, 1), (0, 0))])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
 def test_borders_apart(pads, dilation, monkeypatch):
