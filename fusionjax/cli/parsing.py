@@ -77,6 +77,7 @@ def _one_line(box: str) -> str:
     ]
     parts = re.split(r"^\s*[─-]{4,}\s*$", "\n".join(lines), flags=re.MULTILINE)
     message = " ".join(parts[min(1, len(parts) - 1)].split()).rstrip(".")
+    message = re.sub(r"^Error parsing \w+: ", "", message)  # a class of settings; an option's name helps, a class's not
     meant = [
         option for part in parts if "meant" in part for option in re.findall(r"^\s+(--[\w.-]+)", part, re.MULTILINE)
     ]

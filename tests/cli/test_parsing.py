@@ -32,6 +32,8 @@ PLAIN = """ Unrecognized options
         (FRAMED, "size must be above 0; got -3. See prog --help."),
         (PLAIN, "Unrecognized: --bims. Perhaps you meant --beams or --beam. See prog --help."),
         ("bare words", "bare words. See prog --help."),
+        ("Error parsing Options: got 0.", "got 0. See prog --help."),
+        ("Error parsing --size: got x.", "Error parsing --size: got x. See prog --help."),
     ],
 )
 def test_message_of_any_frame(monkeypatch: pytest.MonkeyPatch, shown: str, expected: str) -> None:
