@@ -26,8 +26,10 @@ Tree = Any  # a pytree of arrays
 # Steps in a chunk, the best first. Measured on a CPU: fewer make the input projection a small product, more make it
 # fall out of the cache.
 _CHUNK_SIZES = (5, 6, 4, 7, 8)
-# Measured on a CPU: from so many weights on, and with a batch of whole vectors, a step is faster in columns. XLA has
-# not all of their products in bfloat16.
+# Backward there is nothing to project. Measured on a CPU: without results of a chunk to stack, single steps are faster.
+_BACKWARD_CHUNK_SIZES = (1,)
+# Measured on a CPU: from so many weights on, and with a batch of whole vectors, a step is faster in columns; not where
+# its values are saved for gradients, which would turn them all. XLA has not all of their products in bfloat16.
 _LEAST_WEIGHTS_FOR_COLUMNS, _BATCH_MULTIPLE_FOR_COLUMNS = 2**20, 8
 
 
@@ -43,8 +45,8 @@ def recur_in_chunks(
     """Runs a recurrence over time; see `fusionjax.ops.recurrent.recur`.
 
     A scan goes over chunks of a few steps: one product projects the inputs of a chunk, and its steps are unrolled.
-    Backward, the scan only carries the gradient of the state; the gradients of the weights and of the inputs are one
-    product each, afterwards. Whatever the dtype, sums are made in float32 at least.
+    Backward, the scan (on a CPU over single steps) only carries the gradient of the state; the gradients of the weights
+    and of the inputs are one product each, afterwards. Whatever the dtype, sums are made in float32 at least.
 
     Args:
         cell: the elementwise part.
@@ -84,7 +86,7 @@ def _run(
     save: bool,
 ) -> tuple[State, Tree]:
     """Returns the final state and the hidden states; to save, also the rest of the state before each step, and more."""
-    layout = _choose_layout(weights, inputs)
+    layout = _ROWS if save else _choose_layout(weights, inputs)
     input_kernel = None if weights.input_kernel is None else layout.turn(weights.input_kernel)
     kernel = layout.turn(weights.recurrent_kernel)
     bias, recurrent_bias = (None if one is None else layout.turn(one[None]) for one in (weights.bias, weights[3]))
@@ -100,10 +102,10 @@ def _run(
         new, kept = cast(cell.advance(widen(state), gates, from_state), inputs.dtype)
         new = layout.select(keep, new, state)
         # The hidden state before a step need not be saved: it is the one after the step before.
-        return new, (layout.turn(new[-1]), state[:-1], kept) if save else (layout.turn(new[-1]),)
+        return new, (new[-1], state[:-1], kept) if save else (layout.turn(new[-1]),)
 
     turned = tuple(map(layout.turn, initial_state))
-    state, saved = _scan_chunks(advance, prepare, turned, (inputs, mask), reverse)
+    state, saved = _scan_chunks(advance, prepare, turned, (inputs, mask), reverse, _CHUNK_SIZES)
     return tuple(map(layout.turn, state)), saved
 
 
@@ -111,27 +113,23 @@ def _backward(
     cell: RecurrentCell, reverse: bool, residuals: Tree, gradients: tuple[Array, State]
 ) -> tuple[RecurrentWeights, Array, State, None]:
     weights, inputs, initial_state, mask, (hidden, others, kept) = residuals
-    layout = _choose_layout(weights, inputs)
-    kernel = layout.turn(weights.recurrent_kernel.T)
+    kernel = weights.recurrent_kernel.T
     before = shift_hidden(initial_state[-1], hidden, reverse)
 
     def retreat(gradient: State, step: Tree) -> tuple[State, list[Array]]:
         others, before, kept, keep, of_output = step
-        gradient = (*gradient[:-1], gradient[-1] + layout.turn(of_output))
-        state = (*others, layout.turn(before))
+        gradient = (*gradient[:-1], gradient[-1] + of_output)
         # Of the gates of x W_x + b and, where they are others, of h W_h + b_h
-        old, *of_gates = cell.differentiate(widen(state), widen(kept), gradient)
-        old = layout.select(keep, old, gradient)
-        joined = [layout.join(gates, keep).astype(inputs.dtype) for gates in of_gates]
-        through_kernel = layout.multiply(joined[-1], kernel)
-        return (*old[:-1], old[-1] + through_kernel), [layout.turn(gates) for gates in joined]
+        old, *of_gates = cell.differentiate(widen((*others, before)), widen(kept), gradient)
+        old = _ROWS.select(keep, old, gradient)
+        joined = [_ROWS.join(gates, keep).astype(inputs.dtype) for gates in of_gates]
+        return (*old[:-1], old[-1] + multiply(joined[-1], kernel)), joined
 
-    turned = tuple(layout.turn(widen(one)) for one in gradients[1])
     steps = (others, before, kept, mask, zero_masked(mask, gradients[0]))
-    state_gradient, of_gates = _scan_chunks(retreat, _list_steps, turned, steps, not reverse)
+    sizes = _BACKWARD_CHUNK_SIZES if on_platform("cpu") else _CHUNK_SIZES
+    state_gradient, of_gates = _scan_chunks(retreat, _list_steps, widen(gradients[1]), steps, not reverse, sizes)
     weight_gradients, input_gradient = differentiate_products(weights, inputs, before, of_gates)
-    initial_gradient = tuple(map(layout.turn, state_gradient))
-    return *cast((weight_gradients, input_gradient, initial_gradient), inputs.dtype), None
+    return *cast((weight_gradients, input_gradient, state_gradient), inputs.dtype), None
 
 
 recur_in_chunks.defvjp(_forward, _backward)
@@ -178,9 +176,12 @@ class _Layout(NamedTuple):
         return tuple(jnp.where(keep, *pair) for pair in zip(new, old, strict=True))
 
 
+_ROWS = _Layout(in_columns=False)
+
+
 def _choose_layout(weights: RecurrentWeights, inputs: Array) -> _Layout:
     if not on_platform("cpu"):
-        return _Layout(in_columns=False)
+        return _ROWS
     is_large = weights.recurrent_kernel.size >= _LEAST_WEIGHTS_FOR_COLUMNS
     is_wide = inputs.dtype == wide(inputs.dtype)
     return _Layout(is_wide and is_large and inputs.shape[1] % _BATCH_MULTIPLE_FOR_COLUMNS == 0)
@@ -192,10 +193,11 @@ def _scan_chunks(
     state: State,
     arrays: Tree,
     reverse: bool,
+    sizes: tuple[int, ...],
 ) -> tuple[State, Tree]:
     """Like `lax.scan`, in chunks of unrolled steps; `prepare` makes a list of steps of a chunk of the arrays."""
     length = jax.tree.leaves(arrays)[0].shape[0]
-    size = _choose_chunk_size(length)
+    size = _choose_chunk_size(length, sizes)
     in_chunks = length - length % size
 
     def run_chunk(state: State, chunk: Tree) -> tuple[State, Tree]:
@@ -225,11 +227,11 @@ def _scan_chunks(
     return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, last)
 
 
-def _choose_chunk_size(length: int) -> int:
+def _choose_chunk_size(length: int, sizes: tuple[int, ...]) -> int:
     """Takes a size that divides the length, if there is one; a short sequence is one chunk."""
-    if length <= max(_CHUNK_SIZES):
+    if length <= max(sizes):
         return length
-    return next((size for size in _CHUNK_SIZES if length % size == 0), _CHUNK_SIZES[0])
+    return next((size for size in sizes if length % size == 0), sizes[0])
 
 
 def _list_steps(arrays: Tree, length: int | None = None) -> list[Tree]:

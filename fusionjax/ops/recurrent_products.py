@@ -66,13 +66,8 @@ def differentiate_products(
         Both in float32 at least.
     """
     of_inputs, of_state = of_gates[0], of_gates[-1]
-    if weights.input_kernel is None:
-        of_input_kernel, of_recurrent_kernel = None, _sum_products(before, of_state)
-    elif len(of_gates) == 1:
-        of_both = _sum_products(jnp.concatenate([inputs, before], axis=-1), of_inputs)
-        of_input_kernel, of_recurrent_kernel = jnp.split(of_both, [inputs.shape[-1]])
-    else:
-        of_input_kernel, of_recurrent_kernel = _sum_products(inputs, of_inputs), _sum_products(before, of_state)
+    of_input_kernel = None if weights.input_kernel is None else _sum_products(inputs, of_inputs)
+    of_recurrent_kernel = _sum_products(before, of_state)
     of_bias = None if weights.bias is None else widen(of_inputs).sum((0, 1))
     of_recurrent_bias = None if weights.recurrent_bias is None else widen(of_state).sum((0, 1))
     of_weights = RecurrentWeights(of_input_kernel, of_recurrent_kernel, of_bias, of_recurrent_bias)

@@ -146,7 +146,7 @@ def test_large_kernels_and_whole_vectors_are_computed_in_columns(name):
     ("length", "size"), [(1, 1), (8, 8), (9, 5), (12, 6), (16, 4), (49, 7), (64, 4), (97, 5), (100, 5)]
 )
 def test_chunk_sizes(length, size):
-    assert recurrent_chunked._choose_chunk_size(length) == size
+    assert recurrent_chunked._choose_chunk_size(length, recurrent_chunked._CHUNK_SIZES) == size
 
 
 @pytest.mark.usefixtures("no_table")
