@@ -3,6 +3,10 @@
 import dataclasses
 import io
 import json
+import platform
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +85,6 @@ def test_training_saves_two_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert [arrays[name].tolist() for name in arrays.files] == [[5.0, 2.0], [3.0, 2.0]]
 
 
-@pytest.mark.slow
 def test_what_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     start = {"do": "start", "contender": "constant"}
     prepare = {"do": "prepare", "workload": to_json(WORKLOAD), "path": str(tmp_path / "x.npz")}
@@ -144,3 +147,41 @@ def test_a_workload_that_there_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path:
     prepare = {"do": "prepare", "workload": to_json(WORKLOAD), "path": str(tmp_path / "x.npz")}
     _, answer = answers(monkeypatch, framework, {"do": "start", "contender": "theirs"}, prepare)
     assert answer == {"error": "NotImplementedError: theirs has no workload fusion-text-forward"}
+
+
+_MEASURED = """
+    import numpy as np
+
+    from fusionjax.benchmarks import worker
+    from fusionjax.parallel import keep_host_memory
+
+    assert keep_host_memory()
+    blocks = [np.ones(10**7 + turn) for turn in range(2)]
+    del blocks[0]
+
+    class Framework:
+        def build(self, workload):
+            return lambda: np.ones(10**7)
+
+        def wait(self, outputs):
+            pass
+
+        def fetch(self, outputs):
+            return [np.ones(1)]
+
+        def peak_memory_bytes(self):
+            return None
+
+    asked = worker.Worker()
+    asked._framework = Framework()
+    asked.answer({"do": "prepare", "workload": WORKLOAD, "path": PATH})
+    asked.answer({"do": "sample"})
+    print(asked.answer({"do": "finish"})["peak_memory_mb"])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc takes the settings")
+def test_memory_that_an_earlier_workload_left_is_not_missing_in_the_peak(tmp_path: Path) -> None:
+    names = f"WORKLOAD, PATH = {to_json(WORKLOAD)!r}, {str(tmp_path / 'x.npz')!r}"
+    command = [sys.executable, "-c", f"{names}\n{textwrap.dedent(_MEASURED)}"]
+    assert float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) > 150  # two of 80 MB
