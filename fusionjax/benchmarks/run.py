@@ -15,8 +15,8 @@ from fusionjax.benchmarks.contender import Contender, ContenderError
 from fusionjax.benchmarks.machine import git_revision
 from fusionjax.benchmarks.record import Record, figures_of
 
-# The threads of the last contender spin for some milliseconds before they sleep.
-PAUSE_SECONDS = 0.03
+# The threads of the last contender spin for a while before they sleep.
+PAUSE_SECONDS = 0.3
 # Relative difference from the first contender's outputs, in the Euclidean norm, above which figures are not trusted.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 # What is marked as inexact may write other words.
