@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from fusionjax.ops.recurrent_products import (
     differentiate_products,
     multiply,
     shift_hidden,
-    wide,
     widen,
     zero_masked,
 )
@@ -28,9 +27,6 @@ Tree = Any  # a pytree of arrays
 _CHUNK_SIZES = (5, 6, 4, 7, 8)
 # Backward there is nothing to project. Measured on a CPU: without results of a chunk to stack, single steps are faster.
 _BACKWARD_CHUNK_SIZES = (1,)
-# Measured on a CPU: from so many weights on, and with a batch of whole vectors, a step is faster in columns; not where
-# its values are saved for gradients, which would turn them all. XLA has not all of their products in bfloat16.
-_LEAST_WEIGHTS_FOR_COLUMNS, _BATCH_MULTIPLE_FOR_COLUMNS = 2**20, 8
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -86,27 +82,21 @@ def _run(
     save: bool,
 ) -> tuple[State, Tree]:
     """Returns the final state and the hidden states; to save, also the rest of the state before each step, and more."""
-    layout = _ROWS if save else _choose_layout(weights, inputs)
-    input_kernel = None if weights.input_kernel is None else layout.turn(weights.input_kernel)
-    kernel = layout.turn(weights.recurrent_kernel)
-    bias, recurrent_bias = (None if one is None else layout.turn(one[None]) for one in (weights.bias, weights[3]))
 
     def prepare(chunk: tuple[Array, Array | None]) -> list[Tree]:
-        projected = layout.project(chunk[0], input_kernel)
-        keeps = _list_steps(chunk[1], len(projected))
-        return [(layout.split(cell, one, bias), keep) for one, keep in zip(projected, keeps, strict=True)]
+        rows, keep = chunk
+        return _list_steps((rows if weights.input_kernel is None else multiply(rows, weights.input_kernel), keep))
 
-    def advance(state: State, step: tuple[Gates, Array | None]) -> tuple[State, Tree]:
-        gates, keep = step
-        from_state = layout.split(cell, layout.multiply(state[-1], kernel), recurrent_bias)
-        new, kept = cast(cell.advance(widen(state), gates, from_state), inputs.dtype)
-        new = layout.select(keep, new, state)
+    def advance(state: State, step: tuple[Array, Array | None]) -> tuple[State, Tree]:
+        projected, keep = step
+        from_inputs = _split(cell, projected, weights.bias)
+        from_state = _split(cell, multiply(state[-1], weights.recurrent_kernel), weights.recurrent_bias)
+        new, kept = cast(cell.advance(widen(state), from_inputs, from_state), inputs.dtype)
+        new = _select(keep, new, state)
         # The hidden state before a step need not be saved: it is the one after the step before.
-        return new, (new[-1], state[:-1], kept) if save else (layout.turn(new[-1]),)
+        return new, (new[-1], state[:-1], kept) if save else (new[-1],)
 
-    turned = tuple(map(layout.turn, initial_state))
-    state, saved = _scan_chunks(advance, prepare, turned, (inputs, mask), reverse, _CHUNK_SIZES)
-    return tuple(map(layout.turn, state)), saved
+    return _scan_chunks(advance, prepare, initial_state, (inputs, mask), reverse, _CHUNK_SIZES)
 
 
 def _backward(
@@ -121,8 +111,8 @@ def _backward(
         gradient = (*gradient[:-1], gradient[-1] + of_output)
         # Of the gates of x W_x + b and, where they are others, of h W_h + b_h
         old, *of_gates = cell.differentiate(widen((*others, before)), widen(kept), gradient)
-        old = _ROWS.select(keep, old, gradient)
-        joined = [_ROWS.join(gates, keep).astype(inputs.dtype) for gates in of_gates]
+        old = _select(keep, old, gradient)
+        joined = [_join(gates, keep).astype(inputs.dtype) for gates in of_gates]
         return (*old[:-1], old[-1] + multiply(joined[-1], kernel)), joined
 
     steps = (others, before, kept, mask, zero_masked(mask, gradients[0]))
@@ -135,56 +125,19 @@ def _backward(
 recur_in_chunks.defvjp(_forward, _backward)
 
 
-class _Layout(NamedTuple):
-    """How a step is computed: in rows `[batch, features]`, or in columns `[features, batch]`."""
-
-    in_columns: bool
-
-    @property
-    def gate_axis(self) -> int:
-        return 0 if self.in_columns else 1
-
-    def turn(self, array: Array) -> Array:
-        """From rows to this layout, or back."""
-        return array.swapaxes(-1, -2) if self.in_columns else array
-
-    def multiply(self, state: Array, kernel: Array) -> Array:
-        return multiply(kernel, state) if self.in_columns else multiply(state, kernel)
-
-    def project(self, rows: Array, kernel: Array | None) -> list[Array]:
-        """Multiplies all steps of a chunk, `[steps, batch, inputs]`, and lists the products in this layout."""
-        if kernel is None:
-            return [self.turn(row) for row in rows]
-        if not self.in_columns:
-            return list(multiply(rows, kernel))
-        # [num_gates * features, steps, batch]
-        projected = jnp.einsum("oi,sbi->osb", kernel, rows, preferred_element_type=wide(rows.dtype))
-        return [projected[:, step] for step in range(len(rows))]
-
-    def split(self, cell: RecurrentCell, joined: Array, bias: Array | None) -> Gates:
-        joined = joined if bias is None else joined + bias
-        return tuple(jnp.split(joined, cell.num_gates, self.gate_axis))
-
-    def join(self, gates: Gates, keep: Array | None) -> Array:
-        joined = jnp.concatenate(gates, self.gate_axis)
-        return joined if keep is None else jnp.where(jnp.expand_dims(keep, self.gate_axis), joined, 0)
-
-    def select(self, keep: Array | None, new: State, old: State) -> State:
-        if keep is None:
-            return new
-        keep = jnp.expand_dims(keep, self.gate_axis)
-        return tuple(jnp.where(keep, *pair) for pair in zip(new, old, strict=True))
+def _split(cell: RecurrentCell, joined: Array, bias: Array | None) -> Gates:
+    return tuple(jnp.split(joined if bias is None else joined + bias, cell.num_gates, axis=1))
 
 
-_ROWS = _Layout(in_columns=False)
+def _join(gates: Gates, keep: Array | None) -> Array:
+    joined = jnp.concatenate(gates, axis=1)
+    return joined if keep is None else jnp.where(keep[:, None], joined, 0)
 
 
-def _choose_layout(weights: RecurrentWeights, inputs: Array) -> _Layout:
-    if not on_platform("cpu"):
-        return _ROWS
-    is_large = weights.recurrent_kernel.size >= _LEAST_WEIGHTS_FOR_COLUMNS
-    is_wide = inputs.dtype == wide(inputs.dtype)
-    return _Layout(is_wide and is_large and inputs.shape[1] % _BATCH_MULTIPLE_FOR_COLUMNS == 0)
+def _select(keep: Array | None, new: State, old: State) -> State:
+    if keep is None:
+        return new
+    return tuple(jnp.where(keep[:, None], *pair) for pair in zip(new, old, strict=True))
 
 
 def _scan_chunks(
@@ -234,6 +187,6 @@ def _choose_chunk_size(length: int, sizes: tuple[int, ...]) -> int:
     return next((size for size in sizes if length % size == 0), sizes[0])
 
 
-def _list_steps(arrays: Tree, length: int | None = None) -> list[Tree]:
-    length = jax.tree.leaves(arrays)[0].shape[0] if length is None else length
+def _list_steps(arrays: Tree) -> list[Tree]:
+    length = jax.tree.leaves(arrays)[0].shape[0]
     return [jax.tree.map(lambda array, step=step: array[step], arrays) for step in range(length)]

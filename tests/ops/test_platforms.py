@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusionjax import ops
-from fusionjax.ops import convolution_pooled, implementations, lstm_cudnn, micro_batches, recurrent_chunked
+from fusionjax.ops import convolution_pooled, implementations, lstm_cudnn, micro_batches
 from fusionjax.ops.choices import record_selections
 
 IMAGES, KERNEL, BIAS = jnp.ones((2, 9, 8, 3)), jnp.ones((3, 3, 3, 5)), jnp.ones(5)
@@ -100,12 +100,8 @@ def test_on_a_tpu_the_bias_comes_after_the_pooling(features):
         assert jnp.linalg.norm(left - right) < 1e-5 * jnp.linalg.norm(right)
 
 
-def test_layouts_and_micro_batches_follow_it():
-    weights = recurrent_chunked.RecurrentWeights(jnp.ones((8, 4096)), jnp.ones((1024, 4096)), jnp.ones(4096))
-    inputs = jnp.ones((3, 8, 8))
-    assert recurrent_chunked._choose_layout(weights, inputs).in_columns
+def test_micro_batches_follow_it():
     with ops.for_platform("tpu", 2):
-        assert not recurrent_chunked._choose_layout(weights, inputs).in_columns
         assert micro_batches._size(12, 3) == 6
     with ops.for_platform("tpu", 1):
         assert micro_batches._size(12, 3) == 3

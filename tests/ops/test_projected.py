@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from fusionjax import ops
-from fusionjax.ops import recurrent_chunked
 from fusionjax.ops.lstm_cudnn import find_cudnn_obstacle
 from tests.contracts.parameters import fast_jit
 
@@ -26,14 +25,8 @@ def run(name, inputs, input_kernel, bias, rest, implementation):
     return operation(inputs, input_kernel, recurrent_kernel, bias, *recurrent_bias)
 
 
-@pytest.mark.parametrize(
-    ("name", "implementation"), [("lstm", "columns"), ("gru", "chunked"), ("elman", "xla"), ("elman", "columns")]
-)
-def test_values_and_gradients(name, implementation, monkeypatch):
-    if implementation == "columns":
-        monkeypatch.setattr(recurrent_chunked, "_LEAST_WEIGHTS_FOR_COLUMNS", 0)
-        monkeypatch.setattr(recurrent_chunked, "_BATCH_MULTIPLE_FOR_COLUMNS", 1)
-        implementation = "chunked"
+@pytest.mark.parametrize(("name", "implementation"), [("lstm", "chunked"), ("gru", "chunked"), ("elman", "xla")])
+def test_values_and_gradients(name, implementation):
     width = GATES[name] * 5
     rest = (random(0, 5, width) / 2, *[random(1, width)] * (name == "gru"))
     arguments = random(2, 3, 10, 7), random(3, 7, width) / 2, random(4, width), rest

@@ -9,21 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import rnn
 
+from fusionjax import ops
 from fusionjax.ops import lstm_cudnn, recurrent, recurrent_chunked
-from fusionjax.ops.recurrent_cell import RecurrentWeights
 from tests.ops.recurrences import GATES, close, draw, every_cell, make_mask, run, values_and_gradients
 
 
-@pytest.fixture(params=[False, True], ids=["rows", "columns"])
-def layout(request, monkeypatch):
-    """How a step is computed and, with columns, the sums on one device; by itself, only large kernels take columns."""
-    monkeypatch.setattr(jax, "device_count", lambda: 1 if request.param else 8)
-    monkeypatch.setattr(recurrent_chunked, "_LEAST_WEIGHTS_FOR_COLUMNS", 0 if request.param else 2**40)
-    monkeypatch.setattr(recurrent_chunked, "_BATCH_MULTIPLE_FOR_COLUMNS", 1)
+@pytest.fixture(params=[("cpu", 1), ("tpu", 8)], ids=["cpu", "tpu"])
+def target(request):
+    """For what the operations are made: platforms differ in the steps of a chunk, several devices in the sums."""
+    with ops.for_platform(*request.param):
+        yield
 
 
 @every_cell
-@pytest.mark.usefixtures("layout")
+@pytest.mark.usefixtures("target")
 @pytest.mark.parametrize(
     ("length", "reverse", "mask"), [(1, False, "scattered"), (10, True, None), (11, False, "scattered")]
 )
@@ -42,16 +41,13 @@ def test_chunks_equal_the_scan(name, length, reverse, mask):
     mask=st.sampled_from([None, "trailing", "scattered"]),
     reverse=st.booleans(),
     time_major=st.booleans(),
-    is_in_columns=st.booleans(),
+    target=st.sampled_from([("cpu", 1), ("tpu", 8)]),
 )
-def test_chunks_equal_the_scan_whatever_the_sizes(name, sizes, mask, reverse, time_major, is_in_columns):
+def test_chunks_equal_the_scan_whatever_the_sizes(name, sizes, mask, reverse, time_major, target):
     arguments, cotangents = draw(name, *sizes)
     options = {"mask": make_mask(mask, *sizes[:2]), "reverse": reverse, "time_major": time_major}
     expected = values_and_gradients(name, arguments, cotangents, implementation="xla", **options)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "device_count", lambda: 1 if is_in_columns else 8)
-        patch.setattr(recurrent_chunked, "_LEAST_WEIGHTS_FOR_COLUMNS", 0 if is_in_columns else 2**40)
-        patch.setattr(recurrent_chunked, "_BATCH_MULTIPLE_FOR_COLUMNS", 1)
+    with ops.for_platform(*target):
         actual = values_and_gradients(name, arguments, cotangents, implementation="chunked", **options)
     close(actual, expected, 3e-5)
 
@@ -76,7 +72,7 @@ def test_elman_with_relu(implementation):
 
 
 @every_cell
-@pytest.mark.usefixtures("layout")
+@pytest.mark.usefixtures("target")
 @pytest.mark.slow
 def test_second_derivatives(name):
     arguments, cotangents = draw(name, 3, 2, 7, 5)
@@ -103,7 +99,7 @@ def test_second_derivatives(name):
 
 
 @every_cell
-@pytest.mark.usefixtures("layout")
+@pytest.mark.usefixtures("target")
 def test_vmap_over_weights_and_masks(name):
     pairs = [draw(name, 3, 11, 7, 2, seed) for seed in (0, 1)]
     masks = jnp.stack([make_mask("scattered", 3, 11), jnp.ones((3, 11), bool)])
@@ -130,16 +126,6 @@ def test_bfloat16_adds_up_in_float32(name):
     wide, wide_cotangents = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (narrow, narrow_cotangents))
     expected = values_and_gradients(name, wide, wide_cotangents, implementation="xla")
     close((values, gradients), expected, 2e-2)
-
-
-@every_cell
-def test_large_kernels_and_whole_vectors_are_computed_in_columns(name):
-    features = {"lstm": 512, "gru": 592, "elman": 1024}[name]
-    for batch, columns in ((8, True), (7, False)):
-        (weights, inputs, _), _ = draw(name, batch, 1, 2, features)
-        assert recurrent_chunked._choose_layout(RecurrentWeights(*weights), inputs.swapaxes(0, 1)).in_columns == columns
-    small = RecurrentWeights(*draw(name, 8, 1, 2, features - 10)[0][0])
-    assert not recurrent_chunked._choose_layout(small, inputs).in_columns
 
 
 @pytest.mark.parametrize(
