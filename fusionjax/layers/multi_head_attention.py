@@ -1,5 +1,6 @@
 """Multi-head attention, with a cache for decoding."""
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -10,7 +11,9 @@ from jaxtyping import Array, Bool, Float
 
 from fusionjax.layers.dense import Dense
 from fusionjax.layers.key_value_cache import KeyValue, KeyValueCache
-from fusionjax.ops import attention
+from fusionjax.ops import AttentionOutput, attention
+from fusionjax.ops.apart import compute_apart
+from fusionjax.ops.implementations import on_platform
 
 
 class MultiHeadAttentionOutput(NamedTuple):
@@ -121,15 +124,22 @@ class MultiHeadAttention(nn.Module):
             mask = cache.spread(seen if mask is None else mask & seen)
             key, value = cache.key.swapaxes(1, 2), cache.value.swapaxes(1, 2)
         query, mask = _group_rows(query, mask, key.shape[0], is_causal and cache is None)
-        output = attention(
-            query,
-            key.astype(query.dtype),
-            value.astype(query.dtype),
-            mask=mask,
-            is_causal=is_causal and cache is None,
-            return_weights=return_weights,
-            implementation=self.implementation,
-        )
+
+        def attend(query: Array, key: Array, value: Array, mask: Array | None) -> AttentionOutput:
+            return attention(
+                query,
+                key,
+                value,
+                mask=mask,
+                is_causal=is_causal and cache is None,
+                return_weights=return_weights,
+                implementation=self.implementation,
+            )
+
+        if cache is not None and on_platform("cpu"):
+            # XLA would else write the new tokens once more for the products, and copy the cache for that at every step.
+            attend = partial(compute_apart, cache.index[0] >= 0, attend)
+        output = attend(query, key.astype(query.dtype), value.astype(query.dtype), mask)
         weights = _ungroup_weights(output.weights, queries.shape)
         if weights is not None and cache is not None and cache.copies > 1:
             # Of the copies side by side a row saw one.
