@@ -88,6 +88,11 @@ _CONVOLUTIONS = (
     ((8, 28, 28, 32), (5, 5, 32, 48)),
     ((4, 28, 28, 64), (5, 5, 64, 64)),
 )
+# A first layer whose outputs are far larger than a cache, and images too small for tiles.
+_POOLED_ONLY = (
+    ((16, 224, 224, 3), (3, 3, 3, 32)),
+    ((8, 10, 10, 32), (3, 3, 32, 64)),
+)
 _SEQUENCE_CONVOLUTIONS = (
     ((4, 16000, 1), (25, 1, 64)),
     ((8, 400, 1), (9, 1, 32)),
@@ -139,7 +144,7 @@ def list_cases() -> list[Case]:
         _conv((8, 56, 56, 32), (3, 3, 1, 32), groups=32),
         _conv((8, 7, 7, 192), (5, 5, 1, 192), groups=192),
         _conv((8, 28, 28, 64), (3, 3, 4, 64), groups=16),
-        *[_pooled_conv(images, kernel) for images, kernel in _CONVOLUTIONS],
+        *[_pooled_conv(images, kernel) for images, kernel in (*_CONVOLUTIONS, *_POOLED_ONLY)],
         Case(op="max_pool2d", shapes={"images": (8, 112, 112, 32)}),
         Case(op="max_pool2d", shapes={"images": (8, 28, 28, 128)}),
         *[_conv1d(inputs, kernel) for inputs, kernel in _SEQUENCE_CONVOLUTIONS],

@@ -129,22 +129,20 @@ def conv2d_relu_max_pool_stages(
         (2, 3, 3, 7)
     """
 
-    def run(grid: Array, first: int, last: int) -> Array:
-        for kernel, bias in zip(kernels[first:last], biases[first:last], strict=True):
+    def run(grid: Array) -> Array:
+        for kernel, bias in zip(kernels, biases, strict=True):
             grid = conv2d_relu_max_pool(grid, kernel, bias, padding=padding)
         return grid
 
-    if not on_platform("cpu"):
-        return run(images, 0, len(kernels))
-    # The direct loop writes nothing but its result, and runs on all cores only over the whole batch.
-    whole = 1 if kernels and _choose(images, kernels[0].astype(jnp.result_type(images, kernels[0]))) == "direct" else 0
-    grid = run(images, 0, whole)
-    if whole == len(kernels):
-        return grid
-    pads = resolve_padding(padding, grid.shape[1:3], kernels[whole].shape[:2], (1, 1))
-    return map_micro_batches(
-        lambda part: run(part, whole, len(kernels)), (grid,), _examples(grid, kernels[whole], pads)
-    )
+    if not on_platform("cpu") or not kernels:
+        return run(images)
+    sized, kernel = images, kernels[0]
+    # The direct loop writes nothing but its result, so that the stage after it is the one to fit.
+    if len(kernels) > 1 and _choose(images, kernel.astype(jnp.result_type(images, kernel))) == "direct":
+        sized = jax.eval_shape(partial(conv2d_relu_max_pool, padding=padding), images, kernel, biases[0])
+        kernel = kernels[1]
+    pads = resolve_padding(padding, sized.shape[1:3], kernel.shape[:2], (1, 1))
+    return map_micro_batches(run, (images,), _examples(sized, kernel, pads))
 
 
 def _convolve_then_pool(images: Array, kernel: Array, bias: Array, pads: Pads, name: str | None) -> Array:

@@ -7,6 +7,8 @@ from fusionjax.ops.convolution_direct import MOST_TERMS
 
 # Where the bands of widths end. A convolution is as wide as the fewer of its channels and features.
 _FEW_CHANNELS, _SOME_CHANNELS = 24, 64
+# Winograd's tiles of 4x4 outputs would mostly be empty.
+_SMALL_SIDE = 12
 _NARROW_STATE, _MIDDLE_STATE = 64, 256
 _LONG_SEQUENCE = 4096
 _FEW_QUERIES = 16
@@ -60,8 +62,11 @@ def pooled_convolution_class(images: Sequence[int], kernel: Sequence[int]) -> st
         >>> pooled_convolution_class((8, 112, 112, 3), (3, 3, 3, 32))
         'few terms'
     """
-    has_neighbours = kernel[0] * kernel[1] > 1
-    return "few terms" if has_neighbours and math.prod(kernel[:3]) <= MOST_TERMS else convolution_class(images, kernel)
+    if kernel[0] * kernel[1] == 1:
+        return convolution_class(images, kernel)
+    if math.prod(kernel[:3]) <= MOST_TERMS:
+        return "few terms"
+    return "small images" if min(images[1:3]) < _SMALL_SIDE else convolution_class(images, kernel)
 
 
 def sequence_convolution_class(inputs: Sequence[int], kernel: Sequence[int], *, groups: int = 1) -> str:
