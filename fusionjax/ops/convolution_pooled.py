@@ -1,5 +1,6 @@
 """Convolution, ReLU and max-pooling by two as one operation."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -79,7 +80,7 @@ def conv2d_relu_max_pool(
     """
     check_convolution("conv2d_relu_max_pool", images, kernel, bias)
     pads = resolve_padding(padding, images.shape[1:3], kernel.shape[:2], (1, 1))
-    height, width = _output_size(images, kernel, pads)
+    height, width = _output_size(images.shape[1:3], kernel, pads)
     if min(height, width) < 2:
         raise ValueError(
             f"the convolution must leave at least 2x2 for the pooling; got {height}x{width}. "
@@ -95,7 +96,7 @@ def conv2d_relu_max_pool(
     if chosen in ("direct", "stacked"):
         return _pooled(images, kernel, bias, pads, chosen)
     return map_micro_batches(
-        lambda part: _pooled(part, kernel, bias, pads, "winograd"), (images,), _examples(images, kernel, pads)
+        lambda part: _pooled(part, kernel, bias, pads, "winograd"), (images,), _examples((height, width), kernel)
     )
 
 
@@ -136,13 +137,12 @@ def conv2d_relu_max_pool_stages(
 
     if not on_platform("cpu") or not kernels:
         return run(images)
-    sized, kernel = images, kernels[0]
+    check_convolution("conv2d_relu_max_pool", images, kernels[0], biases[0])
+    sizes = _output_sizes(images.shape[1:3], kernels[:2], padding)
     # The direct loop writes nothing but its result, so that the stage after it is the one to fit.
-    if len(kernels) > 1 and _choose(images, kernel.astype(jnp.result_type(images, kernel))) == "direct":
-        sized = jax.eval_shape(partial(conv2d_relu_max_pool, padding=padding), images, kernel, biases[0])
-        kernel = kernels[1]
-    pads = resolve_padding(padding, sized.shape[1:3], kernel.shape[:2], (1, 1))
-    return map_micro_batches(run, (images,), _examples(sized, kernel, pads))
+    is_direct = _choose(images, kernels[0].astype(jnp.result_type(images, kernels[0]))) == "direct"
+    fitted = 1 if is_direct and len(kernels) > 1 else 0
+    return map_micro_batches(run, (images,), _examples(sizes[fitted], kernels[fitted]))
 
 
 def _convolve_then_pool(images: Array, kernel: Array, bias: Array, pads: Pads, name: str | None) -> Array:
@@ -179,13 +179,21 @@ def _preferred(images: Array, kernel: Array, obstacles: dict[str, str | None]) -
     return "winograd" if wide and obstacles["winograd"] is None else "separate"
 
 
-def _examples(images: Array, kernel: Array, pads: Pads) -> int:
-    height, width = _output_size(images, kernel, pads)
-    return _OUTPUTS_PER_STEP // (height * width * kernel.shape[3])
+def _examples(size: Sequence[int], kernel: Array) -> int:
+    return _OUTPUTS_PER_STEP // max(1, math.prod(size) * kernel.shape[-1])
 
 
-def _output_size(images: Array, kernel: Array, pads: Pads) -> tuple[int, int]:
-    height, width = (images.shape[axis + 1] + sum(pads[axis]) - kernel.shape[axis] + 1 for axis in (0, 1))
+def _output_sizes(size: Sequence[int], kernels: Sequence[Array], padding: Padding) -> list[tuple[int, int]]:
+    """Returns height and width of each stage's convolution."""
+    sizes = []
+    for kernel in kernels:
+        sizes.append(_output_size(size, kernel, resolve_padding(padding, size, kernel.shape[:2], (1, 1))))
+        size = [side // 2 for side in sizes[-1]]
+    return sizes
+
+
+def _output_size(size: Sequence[int], kernel: Array, pads: Pads) -> tuple[int, int]:
+    height, width = (size[axis] + sum(pads[axis]) - kernel.shape[axis] + 1 for axis in (0, 1))
     return height, width
 
 
@@ -249,7 +257,7 @@ def _pool_direct(images: Array, kernel: Array, bias: Array, pads: Pads, needs_co
 
 
 def _pool_winograd(images: Array, kernel: Array, bias: Array, pads: Pads, needs_codes: bool) -> tuple[Array, ...]:
-    height, width = (size // 2 for size in _output_size(images, kernel, pads))
+    height, width = (size // 2 for size in _output_size(images.shape[1:3], kernel, pads))
     rows, columns = winograd.count_tiles(2 * height), winograd.count_tiles(2 * width)
     padded = convolution_winograd.pad_to_tiles(images, pads, rows, columns)
     places = winograd.multiply(winograd.transform_inputs(padded, rows, columns), winograd.transform_kernel(kernel))
@@ -265,7 +273,7 @@ def _pool_winograd(images: Array, kernel: Array, bias: Array, pads: Pads, needs_
 
 
 def _pool_stacked(images: Array, kernel: Array, bias: Array, pads: Pads, needs_codes: bool) -> tuple[Array, ...]:
-    height, width = _output_size(images, kernel, pads)
+    height, width = _output_size(images.shape[1:3], kernel, pads)
     return pool_stacked(images, kernel, bias, pads, (height // 2, width // 2))[: 1 + needs_codes]
 
 

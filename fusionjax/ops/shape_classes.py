@@ -7,12 +7,11 @@ from fusionjax.ops.convolution_direct import MOST_TERMS
 
 # Where the bands of widths end. A convolution is as wide as the fewer of its channels and features.
 _FEW_CHANNELS, _SOME_CHANNELS = 24, 64
-# Winograd's tiles of 4x4 outputs would mostly be empty.
-_SMALL_SIDE = 12
 _NARROW_STATE, _MIDDLE_STATE = 64, 256
 _LONG_SEQUENCE = 4096
 _FEW_QUERIES = 16
 _MANY_LOGITS = 2**13  # of a head
+_SMALL_SIDE = 12  # of an image; much of Winograd's tiles of 4x4 outputs would be empty
 
 
 def convolution_class(
