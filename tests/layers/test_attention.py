@@ -1,5 +1,7 @@
 """Multi-head attention, its caches, and the Transformer block that is made of it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,3 +159,20 @@ KNOWN = layers.MultiHeadAttention(2, 6)
 def test_errors_say_what_is_wrong(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_a_step_does_not_copy_the_cache():
+    model, tokens = layers.MultiHeadAttention(2, 6), random(3, 1, 6)
+    variables = init(model, tokens)
+
+    def step(carry, _):
+        output = model.apply(variables, carry[0], cache=carry[1])
+        return (output.values, output.cache), None
+
+    cache = model.init_cache(3, 11, is_uniform=True)
+    program = jax.jit(lambda carry: jax.lax.scan(step, carry, length=5)[0]).lower((tokens, cache)).compile().as_text()
+    *inner, entry = program.split("ENTRY")
+    assert "f32[3,2,11,3]" in inner[0] and "while(" in entry
+    # XLA copies what it writes and still reads; of arrays this small, by fusions.
+    assert not re.search(r"f32\[(3,2|6),11,3\]\S* copy\(", inner[0])
+    assert len(re.findall(r"f32\[(?:3,2|6),11,3\]\S* fusion\(", inner[0])) <= 2
