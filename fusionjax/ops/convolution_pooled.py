@@ -122,13 +122,19 @@ def conv2d_relu_max_pool_stages(
         `[batch, rows, columns, features of the last stage]`.
 
     Raises:
-        ValueError: a stage's shapes do not fit.
+        ValueError: a stage's shapes do not fit, or there are not as many biases as kernels.
 
     Example:
         >>> kernels, biases = [jnp.ones((3, 3, 1, 5)), jnp.ones((3, 3, 5, 7))], [jnp.ones(5), jnp.ones(7)]
         >>> conv2d_relu_max_pool_stages(jnp.ones((2, 18, 18, 1)), kernels, biases).shape
         (2, 3, 3, 7)
     """
+
+    if len(kernels) != len(biases):
+        raise ValueError(
+            f"conv2d_relu_max_pool_stages takes a bias for each kernel; got {len(kernels)} kernels and {len(biases)} "
+            "biases. Pass zeros for a stage without one."
+        )
 
     def run(grid: Array) -> Array:
         for kernel, bias in zip(kernels, biases, strict=True):
@@ -139,9 +145,11 @@ def conv2d_relu_max_pool_stages(
         return run(images)
     check_convolution("conv2d_relu_max_pool", images, kernels[0], biases[0])
     sizes = _output_sizes(images.shape[1:3], kernels[:2], padding)
-    # The direct loop writes nothing but its result, so that the stage after it is the one to fit.
+    # The direct loop writes nothing but its result: alone it is faster at once, otherwise the stage after it must fit.
     is_direct = _choose(images, kernels[0].astype(jnp.result_type(images, kernels[0]))) == "direct"
-    fitted = 1 if is_direct and len(kernels) > 1 else 0
+    if is_direct and len(kernels) == 1:
+        return run(images)
+    fitted = int(is_direct)
     return map_micro_batches(run, (images,), _examples(sizes[fitted], kernels[fitted]))
 
 

@@ -53,6 +53,8 @@ def run_elman(**changes):
         ),
         (lambda: ops.conv2d_relu_max_pool(IMAGES[0], KERNEL, ones(2)), "conv2d_relu_max_pool takes images"),
         (lambda: ops.conv2d_relu_max_pool(IMAGES[:, :3], KERNEL, ones(2)), "at least 2x2 .* got 1x3"),
+        (lambda: ops.conv2d_relu_max_pool_stages(IMAGES, [KERNEL], []), "each kernel; got 1 kernels and 0 biases"),
+        (lambda: ops.conv2d_relu_max_pool_stages(IMAGES[0], [KERNEL], [ones(2)]), "takes images"),
         (
             lambda: ops.conv2d_relu_max_pool(IMAGES, KERNEL, ones(2), implementation="onednn"),
             "'xla', 'separate', 'direct', 'winograd', 'stacked'; got 'onednn'",
