@@ -129,7 +129,6 @@ def conv2d_relu_max_pool_stages(
         >>> conv2d_relu_max_pool_stages(jnp.ones((2, 18, 18, 1)), kernels, biases).shape
         (2, 3, 3, 7)
     """
-
     if len(kernels) != len(biases):
         raise ValueError(
             f"conv2d_relu_max_pool_stages takes a bias for each kernel; got {len(kernels)} kernels and {len(biases)} "
