@@ -1,5 +1,6 @@
 """The four places of each pooling window as one convolution with stride 2 to four times the features."""
 
+from collections.abc import Sequence
 from itertools import product
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
+from fusionjax.ops.implementations import on_platform
 from fusionjax.ops.pooling_codes import largest_after_relu
 from fusionjax.ops.shifts import Pads
 
@@ -73,4 +75,30 @@ def _convolve(images: Array, kernel: Array, pads: Pads, size: tuple[int, int]) -
     ends = [count - low - image for count, (low, _), image in zip(reach, pads, images.shape[1:3], strict=True)]
     images = images[:, : images.shape[1] + min(ends[0], 0), : images.shape[2] + min(ends[1], 0)]
     padding = [(low, max(end, 0)) for (low, _), end in zip(pads, ends, strict=True)]
-    return lax.conv_general_dilated(images, stacked, (2, 2), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    strides = 2, 2
+    if on_platform("gpu"):
+        images, stacked = _join_blocks(images, stacked, padding)
+        strides, padding = (1, 1), [(0, 0), (0, 0)]
+    return lax.conv_general_dilated(images, stacked, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _join_blocks(images: Array, kernel: Array, pads: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
+    """Makes blocks of 2x2 pixels one pixel with all their channels, of the images and of the kernel.
+
+    A convolution of one with the other, without strides, is then that with stride 2. cuDNN takes pixels of whole 16
+    bytes, and pads fewer channels by kernels of its own, which cost more than the convolution.
+    """
+    odd = [size % 2 for size in kernel.shape[:2]]
+    missing = (0, kernel.shape[2] % 2)
+    kernel = jnp.pad(kernel, [(0, odd[0]), (0, odd[1]), missing, (0, 0)])
+    images = jnp.pad(
+        images, [(0, 0), *((low, high + more) for (low, high), more in zip(pads, odd, strict=True)), missing]
+    )
+    height, width, channels, features = kernel.shape
+    batch, rows, columns, _ = images.shape
+    kernel = kernel.reshape(height // 2, 2, width // 2, 2, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    images = images.reshape(batch, rows // 2, 2, columns // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    return (
+        images.reshape(batch, rows // 2, columns // 2, 4 * channels),
+        kernel.reshape(height // 2, width // 2, 4 * channels, features),
+    )

@@ -34,10 +34,10 @@ def elman(
     Implementations: `"xla"` is a scan over the steps and the reference. `"chunked"` computes the same values in chunks
     of a few steps; its gradients for the weights are one product each after the loop. It has no forward-mode derivative
     (`jax.jvp`). `"pallas"` keeps the recurrent weights on chip over all steps, with any mask, on a Hopper GPU with jax
-    0.12 or newer: at most 896 features in bfloat16 and 512 in float32, whose recurrent products round to TF32; first
-    derivatives only, and inside `jax.shard_map` with `check_vma=False`. None follows the table of choices
-    (docs/speed.md); where that has no row: `"chunked"` on a CPU or TPU, except for one step or one example, otherwise
-    `"xla"`.
+    0.11 or newer: at most 896 features in bfloat16 and 512 in float32, whose recurrent products round to TF32; without
+    forward-mode derivative, and inside `jax.shard_map` with `check_vma=False`. None follows the table of choices
+    (docs/speed.md); where that has no row: `"pallas"` in bfloat16 on one GPU where it applies, otherwise `"chunked"`,
+    except for one step or one example, which are left to `"xla"`.
 
     Args:
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.

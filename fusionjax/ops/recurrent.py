@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from fusionjax.ops.bias import add_bias
 from fusionjax.ops.dtypes import check_floating, check_mask
-from fusionjax.ops.implementations import on_platform, select_implementation
+from fusionjax.ops.implementations import count_devices, on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.recurrent_cell import RecurrentCell, RecurrentWeights, State
 from fusionjax.ops.recurrent_chunked import recur_in_chunks
@@ -129,8 +129,8 @@ def choose_recurrence(
 
     Args:
         operation: the operation's name, for messages.
-        implementation: what the caller asked for, or None for `"chunked"` on a CPU or TPU, except for one step or one
-            example, otherwise `"xla"`.
+        implementation: what the caller asked for, or None for `"pallas"` in bfloat16 on one GPU where it applies,
+            otherwise `"chunked"`, except for one step or one example, which are left to `"xla"`.
         inputs: `[batch, length, inputs]`, or `[length, batch, inputs]` if time-major.
         recurrent_kernel: `[features, gates * features]`.
         time_major: the inputs have time first.
@@ -143,12 +143,15 @@ def choose_recurrence(
         ValueError: there is no implementation of that name.
         NotImplementedError: the named implementation cannot serve this call.
     """
-    # A single row or step has nothing to share in the products of a chunk.
-    preferred = "chunked" if on_platform("cpu", "tpu") and min(inputs.shape[:2]) > 1 else "xla"
     obstacles = {"xla": None, "chunked": None, **others}
     length, batch = inputs.shape[:2] if time_major else inputs.shape[1::-1]
     shape_class = recurrence_class(batch, length, recurrent_kernel.shape[0])
     dtype = jnp.result_type(inputs, recurrent_kernel)
+    # A single row or step has nothing to share in the products of a chunk.
+    preferred = "chunked" if min(batch, length) > 1 else "xla"
+    # XLA does not split a kernel over several devices.
+    if on_platform("gpu") and length > 1 and dtype == jnp.bfloat16 and count_devices() == 1:
+        preferred = "pallas" if others.get("pallas", "there is none") is None else preferred
     return select_implementation(operation, implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype)
 
 

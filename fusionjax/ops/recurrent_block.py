@@ -282,7 +282,10 @@ def write(ref: Any, value: Array, *index: Any) -> None:
     """Writes a part of an array in global memory, in its dtype."""
     plgpu = _mosaic()
 
-    plgpu.store(ref.at[index], value.astype(ref.dtype), optimized=False)
+    if hasattr(plgpu, "store"):
+        plgpu.store(ref.at[index], value.astype(ref.dtype), optimized=False)
+    else:
+        ref[index] = value.astype(ref.dtype)
 
 
 def add_row(values: Array, row: Array | None) -> Array:

@@ -11,12 +11,13 @@ from fusionjax.ops.gpu import find_compute_capability, find_gpu_obstacle
 from fusionjax.ops.manual_axes import varying_axes
 from fusionjax.ops.recurrent_block import ROWS, Split, find_most_features, split_units
 from fusionjax.ops.recurrent_cell import RecurrentCell, RecurrentWeights, State
+from fusionjax.ops.recurrent_chunked import recur_in_chunks
 from fusionjax.ops.recurrent_kernels import advance_kernel, retreat_kernel
 from fusionjax.ops.recurrent_products import cast, differentiate_products, project_inputs, shift_hidden, zero_masked
 
 Tree = Any  # a pytree of arrays
 
-_LEAST_JAX, _HOPPER = (0, 12), (9, 0)
+_LEAST_JAX, _HOPPER = (0, 11), (9, 0)
 
 
 def find_pallas_obstacle(inputs: Float[Array, "first second inputs"], weights: RecurrentWeights) -> str | None:
@@ -30,7 +31,7 @@ def find_pallas_obstacle(inputs: Float[Array, "first second inputs"], weights: R
         The reason in words, or None where they can.
     """
     if jax.__version_info__ < _LEAST_JAX:
-        return f"its kernel needs jax 0.12 or newer; got {jax.__version__}"
+        return f"its kernel needs jax 0.11 or newer; got {jax.__version__}"
     obstacle = find_gpu_obstacle("its kernel")
     if obstacle is not None:
         return obstacle
@@ -62,7 +63,8 @@ def recur_persistently(
 
     One product projects all inputs; a kernel runs all steps. Backward, another kernel carries the gradient of the
     state, and the gradients of the weights and of the inputs are one product each, afterwards. Sums, and the state from
-    step to step, are float32; recurrent products of float32 arrays round to TF32. First derivatives only.
+    step to step, are float32; recurrent products of float32 arrays round to TF32. Second derivatives are those of
+    `recur_in_chunks`.
 
     Args:
         cell: the elementwise part.
@@ -87,8 +89,32 @@ def _forward(
     initial_state: State,
     mask: Array | None,
 ) -> tuple[tuple[Array, State], Tree]:
+    outputs, saved = _advance(cell, reverse, weights, inputs, initial_state, mask)
+    return outputs, (weights, inputs, initial_state, mask, saved)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _advance(
+    cell: RecurrentCell,
+    reverse: bool,
+    weights: RecurrentWeights,
+    inputs: Array,
+    initial_state: State,
+    mask: Array | None,
+) -> tuple[tuple[Array, State], Tree]:
+    """Returns the outputs, and what `_differentiate` needs of the run."""
     hidden, state, saved = _run(cell, reverse, weights, inputs, initial_state, mask, save=True)
-    return (zero_masked(mask, hidden), state), (weights, inputs, initial_state, mask, hidden, saved)
+    return (zero_masked(mask, hidden), state), (hidden, saved)
+
+
+def _advance_forward(cell: RecurrentCell, reverse: bool, *arguments: Tree) -> tuple[Tree, Tree]:
+    outputs, saved = _advance(cell, reverse, *arguments)
+    return (outputs, saved), (*arguments, saved)
+
+
+def _advance_backward(cell: RecurrentCell, reverse: bool, residuals: Tree, gradients: Tree) -> Tree:
+    # What was saved has no gradient: that of `_differentiate` is all in its arguments.
+    return _backward(cell, reverse, residuals, gradients[0])
 
 
 def _run(
@@ -122,13 +148,26 @@ def _run(
 def _backward(
     cell: RecurrentCell, reverse: bool, residuals: Tree, gradients: tuple[Array, State]
 ) -> tuple[RecurrentWeights, Array, State, None]:
-    weights, inputs, initial_state, mask, hidden, (others, kept) = residuals
+    weights, inputs, initial_state, mask, saved = residuals
+    return *_differentiate(cell, reverse, (weights, inputs, initial_state), mask, saved, gradients), None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _differentiate(
+    cell: RecurrentCell,
+    reverse: bool,
+    arguments: tuple[RecurrentWeights, Array, State],
+    mask: Array | None,
+    saved: Tree,
+    gradients: tuple[Array, State],
+) -> tuple[RecurrentWeights, Array, State]:
+    (weights, inputs, initial_state), (hidden, (others, kept)) = arguments, saved
     split = _split(cell, weights)
     (length, batch, _), features = inputs.shape, hidden.shape[-1]
     before = shift_hidden(initial_state[-1], hidden, reverse)
     # [gates, inner features, features]
     kernel = weights.recurrent_kernel.reshape(features, cell.num_gates, features).swapaxes(0, 1)
-    arguments = (
+    operands = (
         _pad(split, kernel, units=(1, 2)),
         (*others, _pad(split, before, rows=1, units=(2,))),
         kept,
@@ -136,14 +175,31 @@ def _backward(
         _pad(split, zero_masked(mask, gradients[0]), rows=1, units=(2,)),
         tuple(_pad(split, one, rows=0, units=(1,)) for one in gradients[1]),
     )
-    padded, of_initial = retreat_kernel(cell, reverse, split, arguments)
+    padded, of_initial = retreat_kernel(cell, reverse, split, operands)
     of_gates = [one[:, :batch, :, :features].reshape(length, batch, -1) for one in padded]
     of_weights, of_inputs = differentiate_products(weights, inputs, before, of_gates)
     of_state = tuple(one[:batch, :features] for one in of_initial)
-    return *cast((of_weights, of_inputs, of_state), inputs.dtype), None
+    return cast((of_weights, of_inputs, of_state), inputs.dtype)
+
+
+def _differentiate_forward(cell: RecurrentCell, reverse: bool, *operands: Tree) -> tuple[Tree, Tree]:
+    return _differentiate(cell, reverse, *operands), operands
+
+
+def _differentiate_backward(cell: RecurrentCell, reverse: bool, operands: Tree, gradients: Tree) -> Tree:
+    """Differentiates the gradient as `recur_in_chunks` has it, a function of the arguments alone."""
+    arguments, mask, saved, of_outputs = operands
+
+    def differentiate(arguments: Tree, of_outputs: Tree) -> Tree:
+        return jax.vjp(lambda *arguments: recur_in_chunks(cell, reverse, *arguments, mask), *arguments)[1](of_outputs)
+
+    of_arguments, of_gradients = jax.vjp(differentiate, arguments, of_outputs)[1](gradients)
+    return of_arguments, None, jax.tree.map(jnp.zeros_like, saved), of_gradients
 
 
 recur_persistently.defvjp(_forward, _backward)
+_advance.defvjp(_advance_forward, _advance_backward)
+_differentiate.defvjp(_differentiate_forward, _differentiate_backward)
 
 
 def _split(cell: RecurrentCell, weights: RecurrentWeights) -> Split:

@@ -1,5 +1,7 @@
 """Choices for a platform other than JAX's own."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,8 +64,9 @@ def test_lowering_follows_it():
             texts.append(lowered.lower(IMAGES).as_text())
     assert texts[0] == texts[3]
     assert len(set(texts)) == 3
-    # Four times the five features.
-    assert "tensor<4x4x3x20xf32>" in texts[1] and "tensor<4x4x3x20xf32>" not in texts[0] + texts[2]
+    # Four times the five features; on a GPU of blocks of 2x2 pixels with four channels.
+    assert "tensor<4x4x3x20xf32>" in texts[1] and "tensor<4x4x3x20xf32>" not in texts[0]
+    assert "tensor<2x2x16x20xf32>" in texts[2] and "tensor<2x2x16x20xf32>" not in texts[0] + texts[1]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,8 @@ def test_lowering_follows_it():
         ("tpu", 64, 3, "stacked"),
         ("tpu", 65, 3, "separate"),
         ("tpu", 2, 7, "separate"),
-        ("gpu", 2, 3, "xla"),
+        ("gpu", 2, 32, "stacked"),
+        ("gpu", 2, 33, "separate"),
         ("cpu", 2, 3, "direct"),
     ],
 )
@@ -81,20 +85,21 @@ def test_the_pooled_convolution_is_chosen_by_it(platform, batch, channels, chose
         assert convolution_pooled._choose(jnp.ones((batch, 9, 8, 3)), jnp.ones((3, 3, channels, 5))) == chosen
 
 
-@pytest.mark.parametrize("features", [5, 7])
-def test_on_a_tpu_the_bias_comes_after_the_pooling(features):
-    """Which changes neither values nor gradients."""
+@pytest.mark.parametrize(("channels", "size"), [(3, (3, 3)), (2, (2, 5)), (37, (3, 3))])
+@pytest.mark.parametrize("padding", ["VALID", ((2, 1), (0, 3))])
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_what_an_accelerator_does_otherwise_changes_neither_values_nor_gradients(platform, channels, size, padding):
     generator = np.random.default_rng(3)
-    shapes = (2, 9, 8, 11), (3, 3, 11, features), (features,)
+    shapes = (2, 10, 7, channels), (*size, channels, 5), (5,)
     arguments = [jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in shapes]
 
-    def run(*arguments):
-        values, pull_back = jax.vjp(ops.conv2d_relu_max_pool, *arguments)
+    def run(*arguments, **options):
+        pooled = partial(ops.conv2d_relu_max_pool, padding=padding, **options)
+        values, pull_back = jax.vjp(pooled, *arguments)
         return values, *pull_back(jnp.cos(jnp.arange(values.size, dtype=jnp.float32)).reshape(values.shape))
 
-    with ops.for_platform("gpu"):
-        expected = run(*arguments)
-    with ops.for_platform("tpu"):
+    expected = run(*arguments, implementation="xla")
+    with ops.for_platform(platform):
         actual = run(*arguments)
     for left, right in zip(actual, expected, strict=True):
         assert jnp.linalg.norm(left - right) < 1e-5 * jnp.linalg.norm(right)

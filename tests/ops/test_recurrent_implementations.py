@@ -143,7 +143,8 @@ def test_chunk_sizes(length, size):
         ("cpu", 1, 2, 91, "xla"),
         ("cpu", 2, 1, 91, "xla"),
         ("cpu", 2, 2, 3, "chunked"),
-        ("gpu", 32, 100, 512, "xla"),
+        ("gpu", 32, 100, 512, "chunked"),
+        ("gpu", 32, 1, 512, "xla"),
         ("tpu", 2, 2, 91, "chunked"),
     ],
 )
@@ -151,6 +152,23 @@ def test_the_choice_follows_platform_and_sizes(platform, batch, length, features
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     inputs, kernel = jnp.ones((batch, length, 2)), jnp.ones((features, features))
     assert recurrent.choose_recurrence("elman", None, inputs, kernel) == chosen
+
+
+@pytest.mark.usefixtures("no_table")
+@pytest.mark.parametrize(
+    ("dtype", "devices", "length", "obstacle", "chosen"),
+    [
+        ("bfloat16", 1, 2, None, "pallas"),
+        ("float32", 1, 2, None, "chunked"),
+        ("bfloat16", 2, 2, None, "chunked"),
+        ("bfloat16", 1, 1, None, "xla"),
+        ("bfloat16", 1, 2, "it cannot", "chunked"),
+    ],
+)
+def test_the_kernel_is_chosen_where_it_serves(dtype, devices, length, obstacle, chosen):
+    arrays = jnp.ones((3, length, 2), dtype), jnp.ones((5, 5), dtype)
+    with ops.for_platform("gpu", devices):
+        assert recurrent.choose_recurrence("elman", None, *arrays, others={"pallas": obstacle}) == chosen
 
 
 @pytest.mark.parametrize("reverse", [False, True])

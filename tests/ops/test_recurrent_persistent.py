@@ -13,7 +13,7 @@ from fusionjax.ops.recurrent_persistent import find_pallas_obstacle
 from tests.ops.recurrences import GATES, close, draw, every_cell, make_mask, run, values_and_gradients
 
 has_interpreter = pytest.mark.skipif(
-    jax.__version_info__ < (0, 12), reason="the kernels, and the interpreter of clusters, need jax 0.12"
+    jax.__version_info__ < (0, 11), reason="the kernels, and the interpreter of clusters, need jax 0.11"
 )
 # Whose padding makes the units of several blocks, and by how many
 SEVERAL_BLOCKS = {"lstm": (37, 2), "gru": (67, 4), "elman": (131, 2)}
@@ -86,6 +86,22 @@ def test_vmap_over_weights_and_masks():
 
 
 @has_interpreter
+@pytest.mark.usefixtures("interpreted")
+def test_second_derivatives_equal_the_scans():
+    arguments, cotangents = draw("gru", 3, 2, 7, 5)
+    options = {"mask": make_mask("scattered", 3, 2)}
+
+    def penalty(pair, implementation):
+        gradients = values_and_gradients("gru", *pair, implementation=implementation, **options)[1]
+        return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients))
+
+    actual, expected = (
+        jax.jit(jax.grad(penalty), static_argnums=1)((arguments, cotangents), name) for name in ("pallas", "xla")
+    )
+    close(actual, expected)
+
+
+@has_interpreter
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 @pytest.mark.usefixtures("on_gpu")
 def test_one_kernel_each_way_and_no_loop_lowers_for_cuda(name):
@@ -139,9 +155,9 @@ def find_obstacle(features=5, dtype=jnp.float32):
 
 
 def test_what_the_kernels_cannot_do(monkeypatch):
-    monkeypatch.setattr(jax, "__version_info__", (0, 11, 9))
-    monkeypatch.setattr(jax, "__version__", "0.11.9")
-    assert find_obstacle() == "its kernel needs jax 0.12 or newer; got 0.11.9"
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 9))
+    monkeypatch.setattr(jax, "__version__", "0.10.9")
+    assert find_obstacle() == "its kernel needs jax 0.11 or newer; got 0.10.9"
     monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
     assert find_obstacle() == "its kernel needs an NVIDIA GPU; JAX's backend is 'cpu'"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

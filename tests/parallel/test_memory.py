@@ -4,10 +4,12 @@ import platform
 import subprocess
 import sys
 import textwrap
+import types
 
+import jax
 import pytest
 
-from fusionjax.parallel import keep_host_memory
+from fusionjax.parallel import keep_host_memory, memory
 
 _FAULTS = """
     import ctypes, resource, sys, threading
@@ -48,3 +50,28 @@ def test_a_freed_block_is_used_again_without_new_pages():
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
     assert keep_host_memory() is False
+
+
+@pytest.mark.parametrize(
+    ("platforms", "plugin", "backend", "taken"),
+    [
+        ("cuda,cpu", None, "?", False),
+        ("cpu", "jax_plugins", "?", True),
+        ("", None, "?", True),
+        ("", "libtpu", "tpu", False),
+        ("", "jax_plugins", "cpu", True),
+    ],
+)
+def test_only_where_jax_computes_on_a_cpu(platforms, plugin, backend, taken, monkeypatch):
+    """Which does not start JAX unless an accelerator may be there."""
+    monkeypatch.setattr(memory, "entry_points", lambda group: [])
+    monkeypatch.setattr(memory.importlib.util, "find_spec", lambda name: name == plugin or None)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.39"))
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: types.SimpleNamespace(mallopt=lambda *setting: 1))
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", platforms)
+    try:
+        assert keep_host_memory() is taken
+    finally:
+        jax.config.update("jax_platforms", before)
