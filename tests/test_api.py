@@ -25,7 +25,7 @@ MODULES = [
 ]
 EXTRAS = (
     "PIL", "grain", "tokenizers", "rich", "tyro", "tensorboardX", "matplotlib", "tensorflow_datasets", "tensorflow",
-    "torch", "pycocoevalcap", "absl.app", "beartype",
+    "torch", "pycocoevalcap", "absl.app", "beartype", "easy_vqa",
 )  # fmt: skip
 
 

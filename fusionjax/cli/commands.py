@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -12,12 +13,17 @@ from fusionjax._extras import require
 from fusionjax.benchmarks.commands import COMMANDS, run_command, usage
 from fusionjax.cli.parsing import parse, source_of
 from fusionjax.errors import InputError
+from fusionjax.recipes import comparison
 from fusionjax.recipes.config import DataConfig, DecodingConfig
 from fusionjax.recipes.run import open_run
 
 tyro = require("tyro", extra="cli")
 
-RECIPES: dict[str, ModuleType] = {"captioning": recipes.captioning, "classification": recipes.classification}
+RECIPES: dict[str, ModuleType] = {
+    "captioning": recipes.captioning,
+    "classification": recipes.classification,
+    "vqa": recipes.vqa,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +53,7 @@ class EvaluationData:
     """
 
     split: str = "test"
-    source: Literal["scenes", "flickr", "coco", "tfds"] | None = None
+    source: Literal["scenes", "flickr", "coco", "tfds", "easy-vqa", "sort-of-clevr", "vqa"] | None = None
     path: str | None = None
     name: str | None = None
 
@@ -118,6 +124,41 @@ class CaptionOptions:
     decoding: DecodingChanges = DecodingChanges()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AskOptions:
+    """An answer to a question about a photograph.
+
+    Attributes:
+        run: the run directory.
+        photograph: an image file.
+        question: in words.
+        top: answers, the most probable first.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    photograph: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")]
+    question: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="QUESTION")]
+    top: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Settings of one recipe beside each other; all other options are the recipe's.
+
+    Attributes:
+        vary: what is compared, as SETTING=VALUE,VALUE or SETTING=all, such as fusion=concat,mutan; of several, every
+            combination.
+        seeds: each variant is trained with.
+        output: the folder of the comparison; the same command goes on where it was stopped.
+        metric: that is compared.
+    """
+
+    vary: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    output: str = "runs/comparison"
+    metric: str = "test/accuracy"
+
+
 def train(words: Sequence[str]) -> Result:
     """`fusionjax train RECIPE ...`.
 
@@ -132,10 +173,8 @@ def train(words: Sequence[str]) -> Result:
     """
     name = words[0] if words else ""
     if name in ("--help", "-h"):
-        return Result(sorted(RECIPES), f"usage: fusionjax train RECIPE ...\nRECIPE is {' or '.join(sorted(RECIPES))}")
-    if name not in RECIPES:
-        raise InputError(f"train needs a recipe, {' or '.join(sorted(RECIPES))}; got {name!r}. See fusionjax --help.")
-    recipe, rest = RECIPES[name], list(words[1:])
+        return Result(sorted(RECIPES), f"usage: fusionjax train RECIPE ...\nRECIPE is {_one_of(sorted(RECIPES))}")
+    recipe, rest = _recipe("train", name), list(words[1:])
     config = parse(recipe.Config, f"fusionjax train {name}", rest, default=recipe.preset(source_of(rest)))
     metrics = recipe.train(config)
     if metrics is None:
@@ -160,7 +199,9 @@ def evaluate(words: Sequence[str]) -> Result:
     options = parse(EvaluateOptions, "fusionjax evaluate", words)
     name = open_run(options.run).recipe
     if name not in RECIPES:
-        raise InputError(f"{options.run} must be a run of {' or '.join(RECIPES)}; it is one of {name!r}. Train one.")
+        raise InputError(
+            f"{options.run} must be a run of {_one_of(sorted(RECIPES))}; it is one of {name!r}. Train one."
+        )
     recipe = RECIPES[name]
 
     def change(config: Any) -> Any:
@@ -194,6 +235,61 @@ def caption(words: Sequence[str]) -> Result:
         for photograph, one in zip(options.photographs, written, strict=True)
     ]
     return Result(rows, "\n".join(f"{row['image']}: {row['caption']}  ({row['log_probability']:.2f})" for row in rows))
+
+
+def ask(words: Sequence[str]) -> Result:
+    """`fusionjax ask RUN PHOTO QUESTION`.
+
+    Args:
+        words: the run directory, a photograph, a question and options.
+
+    Returns:
+        A list of `{answer, probability}`.
+
+    Raises:
+        InputError: the run, the photograph or the question cannot be used.
+    """
+    options = parse(AskOptions, "fusionjax ask", words)
+    found = recipes.vqa.ask(options.run, options.photograph, options.question, top=options.top)
+    rows = [dataclasses.asdict(one) for one in found]
+    return Result(rows, "\n".join(f"{row['answer']}  ({row['probability']:.3f})" for row in rows))
+
+
+def compare(words: Sequence[str]) -> Result:
+    """`fusionjax compare RECIPE --vary SETTING=VALUE,VALUE ...`.
+
+    Args:
+        words: the recipe, what is compared, and the recipe's options.
+
+    Returns:
+        A list of rows: variant, seeds, metrics with mean and spread.
+
+    Raises:
+        InputError: bad settings, or every run failed.
+    """
+    name = words[0] if words else ""
+    if name in ("--help", "-h"):
+        parse(CompareOptions, "fusionjax compare RECIPE", ["--help"])
+    recipe = _recipe("compare", name)
+    options, rest = parse(CompareOptions, f"fusionjax compare {name}", words[1:], return_unknown_args=True)
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        raise InputError(f"seeds must be one or more different numbers; got {options.seeds}. Try --seeds 0 1 2.")
+    output = Path(options.output)
+    trials = comparison.plan_trials(comparison.read_variants(options.vary, recipe.Config), options.seeds, rest, output)
+    # What cannot be parsed shows before anything is trained.
+    for trial in trials:
+        parse(recipe.Config, f"fusionjax train {name}", trial.words, default=recipe.preset(source_of(rest)))
+    rows = comparison.compare(
+        name, trials, output, options.metric, lambda text: print(text, file=sys.stderr, flush=True)
+    )
+    table = comparison.write_table(rows, options.metric)
+    return Result([dataclasses.asdict(row) for row in rows], f"{table}\n\nfigure: {output / 'comparison.png'}")
+
+
+def _recipe(command: str, name: str) -> ModuleType:
+    if name not in RECIPES:
+        raise InputError(f"{command} needs a recipe, {_one_of(sorted(RECIPES))}; got {name!r}. See fusionjax --help.")
+    return RECIPES[name]
 
 
 def bench(words: Sequence[str]) -> Result:

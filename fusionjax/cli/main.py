@@ -18,10 +18,13 @@ from fusionjax.errors import InputError
 USAGE = """usage: fusionjax COMMAND ...
 
 commands:
-  train RECIPE      trains, evaluates and reports; RECIPE is captioning or classification
+  train RECIPE      trains, evaluates and reports; RECIPE is captioning, classification or vqa
   evaluate RUN      the metrics of a trained run, also on other data
   caption RUN PHOTO [PHOTO ...]
                     captions for photographs
+  ask RUN PHOTO QUESTION
+                    an answer to a question about a photograph
+  compare RECIPE    settings of a recipe beside each other, such as --vary fusion=concat,mutan --seeds 0 1 2
   bench WORKLOAD    speed, beside other frameworks; WORKLOAD is forward, train, ops, decode or scaling
 
 Every command has --help, --json (one JSON value on standard output, nothing else) and --traceback (of an error).
@@ -37,6 +40,8 @@ def _commands() -> dict[str, Command]:
         "train": commands.train,
         "evaluate": commands.evaluate,
         "caption": commands.caption,
+        "ask": commands.ask,
+        "compare": commands.compare,
         "bench": commands.bench,
     }
 
@@ -66,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
         except KeyboardInterrupt:
-            then = " The same command goes on from the last checkpoint." if words[0] == "train" else ""
+            then = " The same command goes on from the last checkpoint." if words[0] in ("train", "compare") else ""
             print(f"stopped.{then}", file=sys.stderr)
             return 130
         except (InputError, ImportError, OSError) as error:

@@ -2,23 +2,31 @@
 
 from fusionjax.data import augment
 from fusionjax.data.coco import read_coco
+from fusionjax.data.easy_vqa import EasyVQA, QuestionExample
 from fusionjax.data.flickr import read_flickr
 from fusionjax.data.folders import CaptionExample, CaptionFolder
-from fusionjax.data.grammar import combination_split
+from fusionjax.data.grammar import Question, combination_split
 from fusionjax.data.image_sets import check_images, decode_images
 from fusionjax.data.images import load_image
 from fusionjax.data.loader import Loader, LoaderIterator, make_loader
 from fusionjax.data.scenes import SceneExample, Scenes
+from fusionjax.data.sort_of_clevr import SortOfClevr
 from fusionjax.data.tfds_source import TFDSSource, tfds_splits
 from fusionjax.data.tokenizer import Tokenizer, train_tokenizer
+from fusionjax.data.vqa_json import QuestionFolder, read_vqa
 
 __all__ = [
     "CaptionExample",
     "CaptionFolder",
+    "EasyVQA",
     "Loader",
     "LoaderIterator",
+    "Question",
+    "QuestionExample",
+    "QuestionFolder",
     "SceneExample",
     "Scenes",
+    "SortOfClevr",
     "TFDSSource",
     "Tokenizer",
     "augment",
@@ -29,6 +37,7 @@ __all__ = [
     "make_loader",
     "read_coco",
     "read_flickr",
+    "read_vqa",
     "tfds_splits",
     "train_tokenizer",
 ]

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict, TypeVar
+from typing import NamedTuple, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 
@@ -45,11 +45,15 @@ class Statement(NamedTuple):
 
 
 class Question(TypedDict):
-    """A question about a scene, its answer, and its type: color, shape, object, verify, exists or count."""
+    """A question about an image, its answer, and its type; of a scene color, shape, object, verify, exists or count.
+
+    `answers` are those of several people, where there are any; `answer` is then the commonest.
+    """
 
     question: str
     answer: str
     type: str
+    answers: NotRequired[list[str]]
 
 
 OBJECTS: tuple[SceneObject, ...] = tuple(itertools.starmap(SceneObject, itertools.product(COLORS, SHAPES)))

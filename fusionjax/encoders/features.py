@@ -13,7 +13,8 @@ class Features:
 
     Attributes:
         tokens: a grid cell, a word, a frame or a video patch each; `[batch, length, features]`.
-        mask: True where a token is to be kept, `[batch, length]`; None where all are.
+        mask: True where a token is to be kept, `[batch, length]`; None where all are. An example without a kept token
+            misses the modality.
         pooled: one vector for each example, `[batch, pooled_features]`.
         grid: how the tokens lie: `(height, width)` for an image, `(time,)` for text and audio, `(time, height, width)`
             for video. Its product is `length`.
@@ -33,3 +34,15 @@ class Features:
     def kept_tokens(self) -> jax.Array:
         """The tokens with zeros where masked, so that nothing under the mask, not even NaN, passes on."""
         return self.tokens if self.mask is None else jnp.where(self.mask[..., None], self.tokens, 0)
+
+    @property
+    def present(self) -> jax.Array:
+        """Which examples have this modality at all: those with a kept token, `[batch]`."""
+        if self.mask is None:
+            return jnp.ones(self.tokens.shape[:1], bool)
+        return self.mask.any(axis=1)
+
+    @property
+    def kept_pooled(self) -> jax.Array:
+        """The pooled vectors with zeros where the modality is missing, so that nothing that stands there passes on."""
+        return self.pooled if self.mask is None else jnp.where(self.present[:, None], self.pooled, 0)

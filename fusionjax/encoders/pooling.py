@@ -10,7 +10,7 @@ from flax.typing import Dtype
 from fusionjax import ops
 from fusionjax.encoders.checks import check_mask
 
-PoolingKind = Literal["flatten", "mean", "last", "attention"]
+PoolingKind = Literal["flatten", "mean", "max", "last", "attention"]
 
 
 def mean_token(tokens: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -37,16 +37,17 @@ class TokenPooling(nn.Module):
     """Pools `[batch, length, features]` to `[batch, pooled_features]`; a masked token never changes the result.
 
     `flatten`: all tokens joined in order, masked ones as zeros, so the length is fixed once the model is initialised.
-    `mean`: sum of the kept tokens over their number (zero where none is kept). `last`: the last kept token (zero where
-    none is kept). `attention`: softmax(w . tanh(W x_i + b)) over the kept tokens, the tokens summed with these weights.
+    `mean`: sum of the kept tokens over their number (zero where none is kept). `max`: the largest of each feature among
+    the kept tokens, likewise. `last`: the last kept token, likewise. `attention`: softmax(w . tanh(W x_i + b)) over the
+    kept tokens, the tokens summed with these weights.
 
     Attributes:
-        kind: one of `"flatten"`, `"mean"`, `"last"`, `"attention"`.
+        kind: one of `"flatten"`, `"mean"`, `"max"`, `"last"`, `"attention"`.
         dtype: of the computation; None takes that of the tokens and parameters.
         param_dtype: of the parameters.
 
     Raises:
-        ValueError: `kind` is none of the four, or the mask has another shape than the tokens.
+        ValueError: `kind` is none of the five, or the mask has another shape than the tokens.
         TypeError: the mask is not boolean.
 
     Example:
@@ -85,6 +86,11 @@ class TokenPooling(nn.Module):
             return kept.reshape(batch, length * features)
         if self.kind == "mean":
             return mean_token(tokens, keep)
+        if self.kind == "max":
+            # By index: the gradient of a maximum compares it with the tokens, which XLA may have computed again with
+            # other roundings, so that none is equal.
+            largest = jnp.argmax(jnp.where(keep[..., None], tokens, -jnp.inf), axis=1)
+            return jnp.take_along_axis(kept, largest[:, None], axis=1)[:, 0]
         if self.kind == "last":
             last = jnp.max(jnp.where(keep, jnp.arange(length), 0), axis=1)
             return jnp.take_along_axis(kept, last[:, None, None], axis=1)[:, 0]

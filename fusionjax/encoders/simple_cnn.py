@@ -13,7 +13,7 @@ from fusionjax import ops
 from fusionjax.encoders.checks import check_mask
 from fusionjax.encoders.features import Features
 from fusionjax.encoders.pooling import PoolingKind, TokenPooling
-from fusionjax.layers import Conv
+from fusionjax.layers import Conv, FiLM
 
 
 def as_unit_images(images: jax.Array, dtype: Dtype | None = None) -> jax.Array:
@@ -65,6 +65,7 @@ class SimpleCNN(nn.Module):
         hidden_features: of fully connected layers with ReLU after the pooling.
         use_positions: adds a learned vector to each cell, so that attention over cells can tell where they are; fixes
             the size of the images.
+        condition_from: the first stage that a condition modulates, from 0.
         dropout_rate: on the tokens and on the fully connected layers.
         mean: subtracted from the images in [0, 1].
         std: divided by, after that.
@@ -84,6 +85,7 @@ class SimpleCNN(nn.Module):
 
     References:
         LeCun et al., "Gradient-based learning applied to document recognition", 1998.
+        A condition: Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", 2018, arXiv:1709.07871.
         Group normalisation: Wu and He, "Group Normalization", 2018, arXiv:1803.08494.
     """
 
@@ -94,6 +96,7 @@ class SimpleCNN(nn.Module):
     pooling: PoolingKind = "flatten"
     hidden_features: Sequence[int] = ()
     use_positions: bool = False
+    condition_from: int = 1
     dropout_rate: float = 0.0
     mean: float = 0.0
     std: float = 1.0
@@ -101,27 +104,43 @@ class SimpleCNN(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, mask: jax.Array | None = None, *, deterministic: bool = True) -> Features:
+    def __call__(
+        self,
+        images: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        condition: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> Features:
         """Encodes images.
 
         Args:
             images: `[batch, height, width, channels]`, uint8 or floating point in [0, 1].
             mask: True for the tokens to keep, `[batch, length]`; None keeps all.
+            condition: `[batch * conditions, condition_features]`, modulates the normalised features of every stage from
+                `condition_from` on (`FiLM`); what comes before is computed once for all conditions of an image. None
+                modulates nothing.
             deterministic: switches dropout off and batch statistics to the stored ones.
 
         Returns:
-            tokens `[batch, rows * columns, features[-1]]`, zero where masked; pooled as `pooling` says; grid
-            `(rows, columns)`.
+            tokens `[batch (* conditions), rows * columns, features[-1]]`, zero where masked; pooled as `pooling` says;
+            grid `(rows, columns)`.
         """
         grid = (as_unit_images(images, self.dtype) - self.mean) / self.std
         if self.normalization not in (None, "group", "batch"):
             raise ValueError(f"normalization must be None, 'group' or 'batch'; got {self.normalization!r}. Choose one.")
         self._check_size(images.shape)
+        self._check_condition(images, condition)
         if self.normalization is None:
             grid = self._stages(grid)
         else:
             for stage, features in enumerate(self.features):
-                grid = self._normalized_stage(grid, features, stage, deterministic)
+                modulating = condition if stage >= self.condition_from else None
+                if modulating is not None and len(grid) < len(modulating):
+                    grid = jnp.repeat(grid, len(modulating) // len(grid), axis=0)
+                grid = self._normalized_stage(grid, features, stage, deterministic, modulating)
+        if mask is not None and len(mask) < len(grid):
+            mask = jnp.repeat(mask, len(grid) // len(mask), axis=0)
         batch, rows, columns, features = grid.shape
         tokens = grid.reshape(batch, rows * columns, features)
         check_mask(mask, tokens.shape[:2], "image")
@@ -144,15 +163,34 @@ class SimpleCNN(nn.Module):
         grid, *parameters = promote_dtype(grid, *parameters, dtype=self.dtype)
         return ops.conv2d_relu_max_pool_stages(grid, parameters[::2], parameters[1::2], padding=self.padding)
 
-    def _normalized_stage(self, grid: jax.Array, features: int, stage: int, deterministic: bool) -> jax.Array:
+    def _normalized_stage(
+        self, grid: jax.Array, features: int, stage: int, deterministic: bool, condition: jax.Array | None
+    ) -> jax.Array:
         pooled = ops.max_pool2d(self._conv(features, stage)(grid))
-        kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype, "name": f"norm_{stage}"}
+        kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        # What a condition scales and shifts needs no scale and shift of its own.
+        own = {"name": f"norm_{stage}", "use_scale": condition is None, "use_bias": condition is None, **kwargs}
         if self.normalization == "group":
             size = 16 if features % 16 == 0 else features
-            pooled = nn.GroupNorm(None, size, **kwargs)(pooled)
+            pooled = nn.GroupNorm(None, size, **own)(pooled)
         else:
-            pooled = nn.BatchNorm(momentum=0.9, **kwargs)(pooled, use_running_average=deterministic)
-        return nn.relu(pooled)
+            pooled = nn.BatchNorm(momentum=0.9, **own)(pooled, use_running_average=deterministic)
+        return nn.relu(pooled if condition is None else FiLM(name=f"film_{stage}", **kwargs)(pooled, condition))
+
+    def _check_condition(self, images: jax.Array, condition: jax.Array | None) -> None:
+        if condition is None:
+            return
+        if self.normalization is None or self.condition_from >= len(self.features):
+            raise ValueError(
+                "a condition modulates normalised stages; got normalization="
+                f"{self.normalization!r}, {len(self.features)} stages and condition_from={self.condition_from}. Set "
+                "normalization, and a stage to begin with."
+            )
+        if condition.shape[0] % images.shape[0]:
+            raise ValueError(
+                f"conditions must be a multiple of the {images.shape[0]} images; got {condition.shape[0]}. "
+                "Give every image the same number of them."
+            )
 
     def _conv(self, features: int, stage: int) -> Conv:
         return Conv(

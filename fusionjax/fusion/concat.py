@@ -7,13 +7,16 @@ import jax.numpy as jnp
 
 from fusionjax.encoders import Features
 from fusionjax.fusion.checks import check_modalities
+from fusionjax.fusion.vector import as_features
 
 
 class Concat(nn.Module):
     """Joins the pooled vectors of all modalities: z = [p_1; p_2; ...], in the order of the mapping's keys, sorted.
 
     The plainest fusion and the one to beat; it has no parameters. With encoders that pool by flattening it is the
-    classic form, in which both branches are flattened and joined.
+    classic form, in which both branches are flattened and joined. A missing modality counts as zeros.
+
+    Cost: none.
 
     Raises:
         ValueError: no modality came, or their batch sizes differ.
@@ -42,5 +45,4 @@ class Concat(nn.Module):
             pooled `[batch, sum of pooled_features]`, which is also the one token.
         """
         check_modalities(features)
-        joined = jnp.concatenate([features[name].pooled for name in sorted(features)], axis=-1)
-        return Features(tokens=joined[:, None], mask=None, pooled=joined, grid=(1,))
+        return as_features(jnp.concatenate([features[name].kept_pooled for name in sorted(features)], axis=-1))

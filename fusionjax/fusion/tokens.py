@@ -15,6 +15,9 @@ class TokenProjection(nn.Module):
     axes, whose encoders (such as convolutional networks) tell no positions, with one vector each, which fixes the
     grid's size. Masked tokens count as zeros.
 
+    Cost: (O + 1) F + G F parameters, 2 L O F operations an example, for L tokens of size O, F features and G marks: L
+    for a grid of two or more axes, otherwise one.
+
     Attributes:
         features: width.
         dtype: of the computation.

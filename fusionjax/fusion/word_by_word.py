@@ -21,6 +21,10 @@ class WordByWord(nn.Module):
     result is the state beside what was read. A token's result depends on the query's tokens up to it, never on later
     ones, so it can be asked to predict the next.
 
+    Cost: beside the others' projections 2 (F + 1) A + 2 (P + 1) F + 4 (O + 1) F + 8 F^2 parameters; 2 (2 P F + L F A +
+    l (4 O F + 8 F^2 + F A + L A + L F)) operations an example, for a query of l tokens of size O, L other tokens, P
+    numbers of the others' pooled vectors, F features and A attention features.
+
     Attributes:
         query: the modality that is read.
         features: of the LSTM, and of the projected tokens.
@@ -65,17 +69,15 @@ class WordByWord(nn.Module):
             tokens `[batch, length of the query, 2 * features]`, zero where masked; pooled is what the last kept token
             gave; their mask and grid are the query's.
         """
-        check_modalities(features, needed=self.query)
+        check_modalities(features, needed=self.query, least=2)
         query, others = features[self.query], [name for name in sorted(features) if name != self.query]
-        if not others:
-            raise ValueError(f"{self.query!r} must come with another modality to look at; got it alone. Add one.")
         kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         drop = nn.Dropout(self.dropout_rate, deterministic=deterministic)
         tokens = [TokenProjection(self.features, name=f"tokens_{name}", **kwargs)(features[name]) for name in others]
         read = AttentionLSTM(self.features, self.attention_features, name="lstm", **kwargs)(
             drop(query.kept_tokens),
             jnp.concatenate(tokens, axis=1),
-            jnp.concatenate([features[name].pooled for name in others], axis=-1),
+            jnp.concatenate([features[name].kept_pooled for name in others], axis=-1),
             mask=query.mask,
             memory_mask=joined_mask([features[name] for name in others]),
         )

@@ -5,6 +5,7 @@ from fusionjax.layers.attention_lstm import AttentionLSTM, AttentionLSTMOutput, 
 from fusionjax.layers.conv import Conv
 from fusionjax.layers.dense import Dense
 from fusionjax.layers.elman import Elman
+from fusionjax.layers.film import FiLM
 from fusionjax.layers.gru import GRU
 from fusionjax.layers.key_value_cache import KeyValue, KeyValueCache
 from fusionjax.layers.lstm import LSTM
@@ -26,6 +27,7 @@ __all__ = [
     "Conv",
     "Dense",
     "Elman",
+    "FiLM",
     "KeyValue",
     "KeyValueCache",
     "MultiHeadAttention",

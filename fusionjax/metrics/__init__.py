@@ -8,16 +8,20 @@ from fusionjax.metrics.exact_match import exact_match
 from fusionjax.metrics.perplexity import perplexity
 from fusionjax.metrics.rouge import rouge_l
 from fusionjax.metrics.text import tokenize_caption
+from fusionjax.metrics.vqa import accuracy_by_type, consensus_accuracy, normalize_answer
 
 __all__ = [
     "Accuracy",
     "CiderScorer",
     "accuracy",
+    "accuracy_by_type",
     "bleu",
     "caption_metrics",
     "cider_d",
     "confusion_matrix",
+    "consensus_accuracy",
     "exact_match",
+    "normalize_answer",
     "perplexity",
     "rouge_l",
     "tokenize_caption",

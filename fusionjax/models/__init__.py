@@ -3,10 +3,12 @@
 from fusionjax.models.captioner import Captioner, CaptionerOutput, generate
 from fusionjax.models.classifier import ClassifierOutput, FusionClassifier
 from fusionjax.models.lstm_decoder import AttentionLSTMDecoder, LSTMDecoder
+from fusionjax.models.question_answering import AnswerOutput, VisualQuestionAnswering
 from fusionjax.models.transformer_decoder import TransformerDecoder
 from fusionjax.models.words import DecoderOutput
 
 __all__ = [
+    "AnswerOutput",
     "AttentionLSTMDecoder",
     "Captioner",
     "CaptionerOutput",
@@ -15,5 +17,6 @@ __all__ = [
     "FusionClassifier",
     "LSTMDecoder",
     "TransformerDecoder",
+    "VisualQuestionAnswering",
     "generate",
 ]

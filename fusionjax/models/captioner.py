@@ -138,9 +138,9 @@ class Captioner(nn.Module):
 
 
 def generate(
-    model: Captioner,
+    model: nn.Module,
     variables: Mapping[str, Any],
-    images: jax.Array,
+    images: Any,
     *,
     max_length: int,
     method: Literal["beam", "greedy", "sample"] = "beam",
@@ -155,9 +155,9 @@ def generate(
     """Writes a caption for each image; the whole of it compiles as one program under `jax.jit`.
 
     Args:
-        model: the captioner.
+        model: a `Captioner`, or another with its methods `prepare` and `step`.
         variables: its parameters and other collections.
-        images: `[batch, height, width, channels]`.
+        images: `[batch, height, width, channels]`, or whatever else the model's `prepare` takes.
         max_length: tokens at most, the end token included.
         method: `"beam"`, `"greedy"` or `"sample"`.
         num_beams: for `"beam"`.
@@ -191,7 +191,8 @@ def generate(
     def step(carry: Any, tokens: jax.Array) -> Any:
         return model.apply(variables, memory, carry, tokens, method="step")
 
-    sizes: dict[str, Any] = {"batch": images.shape[0], "max_length": max_length}
+    batch = jax.tree.leaves(carry)[0].shape[0]
+    sizes: dict[str, Any] = {"batch": batch, "max_length": max_length}
     if method == "greedy":
         return decoding.greedy_search(step, carry, **sizes)
     if method == "beam":
@@ -200,7 +201,7 @@ def generate(
         raise ValueError(f"method must be 'beam', 'greedy' or 'sample'; got {method!r}. Choose one.")
     if key is None:
         raise ValueError("sampling needs a random key; got None. Pass key=jax.random.key(seed).")
-    rows = images.shape[0] * num_samples
+    rows = batch * num_samples
     carry = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_samples, axis=0), carry)
     return decoding.sample(
         step, carry, key, temperature=temperature, top_k=top_k or None, top_p=top_p, batch=rows, max_length=max_length

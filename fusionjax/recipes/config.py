@@ -48,8 +48,10 @@ class DataConfig:
     """What to learn from.
 
     Attributes:
-        source: `scenes` (made on the fly), `flickr` or `coco` (a folder), `tfds` (a prepared TensorFlow data set).
-        path: the folder, for `flickr` and `coco`; where TFDS keeps its data, for `tfds`.
+        source: `scenes` or `sort-of-clevr` (made on the fly), `easy-vqa` (a package), `flickr`, `coco` or `vqa` (a
+        folder),
+            `tfds` (a prepared TensorFlow data set).
+        path: the folder, for `flickr`, `coco` and `vqa`; where TFDS keeps its data, for `tfds`.
         name: of the TFDS data set.
         fields: of the TFDS data set, such as `image=image captions=captions/text`.
         train_split: the part to learn from.
@@ -66,6 +68,9 @@ class DataConfig:
         flip: mirrors training images at random.
         color_jitter: strength of random brightness, contrast and saturation in training, 0 to 1.
         captions_per_image: captions of an image that one training step uses.
+        questions_per_image: questions about an image that one training step uses.
+        max_answers: the commonest answers of the training part, to choose from.
+        answer_length: tokens of an answer that is written, start and end included.
         max_length: tokens of a text, start and end included.
         tokenizer: words or byte pairs.
         vocab_size: at most.
@@ -75,7 +80,7 @@ class DataConfig:
         num_workers: processes that load; 0 loads in threads.
     """
 
-    source: Literal["scenes", "flickr", "coco", "tfds"] = "scenes"
+    source: Literal["scenes", "flickr", "coco", "tfds", "easy-vqa", "sort-of-clevr", "vqa"] = "scenes"
     path: str | None = None
     name: str | None = None
     fields: tuple[str, ...] = ("image=image", "captions=captions/text")
@@ -92,6 +97,9 @@ class DataConfig:
     flip: bool = False
     color_jitter: float = 0.0
     captions_per_image: int = 1
+    questions_per_image: int = 1
+    max_answers: int = 3000
+    answer_length: int = 6
     max_length: int = 22
     tokenizer: Literal["word", "bpe"] = "word"
     vocab_size: int = 10_000
@@ -105,6 +113,11 @@ class DataConfig:
         require_positive(
             self, "size", "evaluation_size", "image_size", "captions_per_image", "max_length", "vocab_size", "min_count"
         )
+        require_positive(self, "questions_per_image", "max_answers")
+        if self.answer_length < 3:
+            raise InputError(
+                f"answer_length must hold start, a word and end; got {self.answer_length}. Give 3 or more."
+            )
         if self.max_length < 3:
             raise InputError(f"max_length must hold start, a word and end; got {self.max_length}. Give 3 or more.")
         if not 0 <= self.validation_fraction < 1:
@@ -127,6 +140,9 @@ class TrainingConfig:
 
     Attributes:
         epochs: passes over the training part; a fraction is allowed.
+        seconds: time to train, compilation and evaluation not counted, instead of the epochs: so many steps as fit into
+        it
+            at the pace of the first ones, fixed before the training begins.
         batch_size: examples in a step, over all devices.
         accumulate: parts that a batch is split into, one after the other, to save memory; the result is the same.
         ema_decay: of the moving average of the parameters that is evaluated; None evaluates the parameters themselves.
@@ -139,6 +155,7 @@ class TrainingConfig:
     """
 
     epochs: float = 10.0
+    seconds: float | None = None
     batch_size: int = 32
     accumulate: int = 1
     ema_decay: float | None = None
@@ -152,7 +169,15 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Checks the values."""
         require_positive(
-            self, "epochs", "batch_size", "accumulate", "log_every", "checkpoint_every", "validate_every", "ema_decay"
+            self,
+            "epochs",
+            "seconds",
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "checkpoint_every",
+            "validate_every",
+            "ema_decay",
         )
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"label_smoothing must be in [0, 1); got {self.label_smoothing}. Try 0.1.")

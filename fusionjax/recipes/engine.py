@@ -1,6 +1,7 @@
 """What every recipe does alike: start or resume a run, train, and hand over the parameters to evaluate."""
 
 import dataclasses
+import json
 import logging
 import math
 import time
@@ -16,9 +17,11 @@ from fusionjax import data, parallel, training
 from fusionjax.errors import InputError
 from fusionjax.recipes.config import TrainingConfig
 from fusionjax.recipes.curves import Curves, read_curves
-from fusionjax.recipes.run import Run
+from fusionjax.recipes.run import Run, write_atomically
 
 _logger = logging.getLogger("fusionjax")
+# What the pace of a training is measured by: the first steps fill the queue of batches.
+_WARM_UP_STEPS, _PACED_STEPS, _PACED_SECONDS = 3, 10, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Outcome:
         interrupted: whether Ctrl-C ended it before its last step.
         seconds: of the training loop in this process, compilation included.
         cpu_seconds: of its processors, all threads together.
+        examples: that the training loop in this process learned from.
     """
 
     variables: dict[str, Any]
@@ -40,6 +44,7 @@ class Outcome:
     interrupted: bool
     seconds: float
     cpu_seconds: float
+    examples: int = 0
 
     def after(self, first: "Outcome") -> "Outcome":
         """Adds the effort of an earlier stage."""
@@ -48,6 +53,7 @@ class Outcome:
             step=self.step + first.step,
             seconds=self.seconds + first.seconds,
             cpu_seconds=self.cpu_seconds + first.cpu_seconds,
+            examples=self.examples + first.examples,
         )
 
     def effort(self) -> dict[str, float]:
@@ -56,6 +62,7 @@ class Outcome:
             "train/steps": float(self.step),
             "train/seconds": self.seconds,
             "train/cpu_seconds": self.cpu_seconds,
+            "train/examples_per_second": self.examples / max(self.seconds, 1e-9),
         }
 
 
@@ -113,8 +120,25 @@ def evaluation_variables(state: training.TrainState) -> dict[str, Any]:
     return {"params": state.eval_params, **state.model_state}
 
 
+def count_cost(apply: Callable[[Any, Any], Any], variables: Any, batch: Any) -> dict[str, float]:
+    """Counts what a model is and does.
+
+    Args:
+        apply: of the variables and a batch.
+        variables: the model's collections.
+        batch: one example.
+
+    Returns:
+        `model/parameters`, and `model/gflops`: 10^9 operations of the forward pass as XLA counts them, where it does.
+    """
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    analysis = jax.jit(apply).lower(variables, batch).cost_analysis() or {}
+    counted = {"model/gflops": analysis["flops"] / 1e9} if "flops" in analysis else {}
+    return {"model/parameters": float(parameters), **counted}
+
+
 def total_steps(job: Job) -> int:
-    """Steps of the whole training."""
+    """Steps of the whole training, where its time is not what is given."""
     epochs = job.training.epochs if job.epochs is None else job.epochs
     return max(1, math.ceil(epochs * job.epoch_examples / _batch_size(job)))
 
@@ -135,23 +159,9 @@ def run_training(job: Job) -> Outcome:
     Raises:
         InputError: the checkpoints or the settings cannot be used.
     """
-    config, steps = job.training, total_steps(job)
+    config, steps = job.training, _planned_steps(job)
     began, began_cpu = time.perf_counter(), time.process_time()
-    try:
-        # A short run keeps the share of its warm-up small.
-        warmup = min(job.optimizer.warmup_steps, steps // 10)
-        optimizer, schedule = training.make_optimizer(dataclasses.replace(job.optimizer, warmup_steps=warmup), steps)
-        mesh = _mesh(_batch_size(job) // config.accumulate)
-        train_step = training.make_train_step(
-            job.loss_fn,
-            optimizer,
-            strategy=job.strategy,
-            mesh=mesh,
-            accumulate=config.accumulate,
-            ema_decay=config.ema_decay,
-        )
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    optimizer, schedule, train_step = _make_step(job, steps)
     state = _initial_state(job.variables, optimizer, job.training, job.seed)
     with training.Checkpoints(checkpoint_folder(job.run, job.stage)) as checkpoints, iter(job.loader) as batches:
         start = 0
@@ -192,7 +202,58 @@ def run_training(job: Job) -> Outcome:
         interrupted=interrupted,
         seconds=time.perf_counter() - began,
         cpu_seconds=time.process_time() - began_cpu,
+        examples=max(0, step - start) * _batch_size(job),
     )
+
+
+def _make_step(job: Job, steps: int) -> tuple[Any, Callable[[int], Any], training.TrainStep]:
+    config = job.training
+    try:
+        # A short run keeps the share of its warm-up small.
+        warmup = min(job.optimizer.warmup_steps, steps // 10)
+        optimizer, schedule = training.make_optimizer(dataclasses.replace(job.optimizer, warmup_steps=warmup), steps)
+        mesh = _mesh(_batch_size(job) // config.accumulate)
+        train_step = training.make_train_step(
+            job.loss_fn,
+            optimizer,
+            strategy=job.strategy,
+            mesh=mesh,
+            accumulate=config.accumulate,
+            ema_decay=config.ema_decay,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return optimizer, schedule, train_step
+
+
+def _planned_steps(job: Job) -> int:
+    """Steps of the whole training; those that fit into a time are measured once, and written down to resume."""
+    seconds = job.training.seconds
+    if seconds is None:
+        return total_steps(job)
+    path = job.run.path / f"steps{job.stage and '-'}{job.stage}.json"
+    if not path.exists():
+        write_atomically(path, json.dumps(max(1, round(seconds / _seconds_per_step(job)))) + "\n")
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} must hold the number of steps; {error}. Choose another --output.") from error
+
+
+def _seconds_per_step(job: Job) -> float:
+    """Trains a few steps, on a copy of the parameters, and forgets them."""
+    optimizer, _, train_step = _make_step(job, 1000)
+    state = train_step.prepare(_initial_state(job.variables, optimizer, job.training, job.seed))
+    with iter(job.loader) as batches:
+        for _ in range(_WARM_UP_STEPS):
+            state, measured = train_step(state, next(batches))
+        jax.block_until_ready(measured)
+        began, steps = time.perf_counter(), 0
+        while steps < _PACED_STEPS or time.perf_counter() - began < _PACED_SECONDS:
+            state, measured = train_step(state, next(batches))
+            jax.block_until_ready(measured)
+            steps += 1
+        return (time.perf_counter() - began) / steps
 
 
 def restore_variables(
@@ -279,7 +340,18 @@ def _validation(job: Job) -> Callable[[training.TrainState], dict[str, float]] |
     validate = job.validate
     if validate is None:
         return None
-    return lambda state: {f"validation/{name}": value for name, value in validate(evaluation_variables(state)).items()}
+    began, looking = time.perf_counter(), 0.0
+
+    def look(state: training.TrainState) -> dict[str, float]:
+        nonlocal looking
+        start = time.perf_counter()
+        # Of the training alone, in this process.
+        at_seconds = start - began - looking
+        found = {f"validation/{name}": value for name, value in validate(evaluation_variables(state)).items()}
+        looking += time.perf_counter() - start
+        return {**found, "validation/at_seconds": at_seconds}
+
+    return look
 
 
 def whole_batches(

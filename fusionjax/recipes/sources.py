@@ -15,6 +15,13 @@ from fusionjax.recipes.config import DataConfig
 Example = Mapping[str, Any]
 
 
+_FOLDERS: dict[str, Callable[..., data.CaptionFolder | data.QuestionFolder]] = {
+    "flickr": data.read_flickr,
+    "coco": data.read_coco,
+    "vqa": data.read_vqa,
+}
+
+
 class Examples(Sequence[dict[str, Any]]):
     """Examples whose images are decoded when they are first asked for, and then kept in memory if they are small.
 
@@ -71,14 +78,13 @@ class DataParts:
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
-        if config.source in ("flickr", "coco") and not config.path:
+        if config.source in _FOLDERS and not config.path:
             raise InputError(f"--data.source {config.source} needs a folder; got no path. Add --data.path DIR.")
         if config.source == "tfds" and not config.name:
             raise InputError("--data.source tfds needs a data set; got no name. Add --data.name NAME.")
-        self._folder: data.CaptionFolder | None = None
-        if config.source in ("flickr", "coco"):
-            read = data.read_flickr if config.source == "flickr" else data.read_coco
-            self._folder = read(str(config.path), on_broken=config.on_broken)
+        self._folder: data.CaptionFolder | data.QuestionFolder | None = None
+        if config.source in _FOLDERS:
+            self._folder = _FOLDERS[config.source](str(config.path), on_broken=config.on_broken)
         self.names = self._names()
 
     def __getitem__(self, part: str) -> Examples:
@@ -109,7 +115,7 @@ class DataParts:
             return list(self._folder.splits)
         if self.config.source == "tfds":
             return data.tfds_splits(str(self.config.name), data_dir=self.config.path)
-        return ["train", "validation", "test"]
+        return ["train", "test"] if self.config.source == "easy-vqa" else ["train", "validation", "test"]
 
     def _has(self, name: str) -> bool:
         return name.partition("[")[0] in self.names
@@ -120,17 +126,20 @@ class DataParts:
             raise InputError(
                 f"the data must have a part {name!r}; they have {', '.join(self.names)}. Choose one of these."
             )
-        if config.source == "scenes":
+        if config.source == "easy-vqa":
+            return data.EasyVQA(name)
+        if config.source in ("scenes", "sort-of-clevr"):
             size = config.size if name == "train" else config.evaluation_size
+            made = data.Scenes if config.source == "scenes" else data.SortOfClevr
             try:
-                return data.Scenes(name, size=size, image_size=config.stored_size)
+                return made(name, size=size, image_size=config.stored_size)
             except ValueError as error:
                 raise InputError(str(error)) from error
         if config.source == "tfds":
             fields = dict(_field(entry) for entry in config.fields)
             return data.TFDSSource(str(config.name), name, data_dir=config.path, fields=fields)
         if self._folder is None:
-            raise InputError(f"the source must be scenes, flickr, coco or tfds; got {config.source!r}. Choose one.")
+            raise InputError(f"the source must be one that is known; got {config.source!r}. See --help.")
         return self._folder.split(name)
 
     def _readable(self, source: Sequence[Example]) -> Sequence[Example]:

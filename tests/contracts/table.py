@@ -82,7 +82,10 @@ def _pad_text(tokens: np.ndarray) -> np.ndarray:
 
 
 def _hide_features(features: Features) -> Features:
-    return dataclasses.replace(features, tokens=np.where(features.mask[..., None], features.tokens, np.nan))
+    """NaN in masked tokens, and in the pooled vector of a missing modality."""
+    tokens = np.where(features.mask[..., None], features.tokens, np.nan)
+    pooled = np.where(features.mask.any(axis=1)[:, None], features.pooled, np.nan)
+    return dataclasses.replace(features, tokens=tokens, pooled=pooled)
 
 
 def _pad_features(features: Features) -> Features:
@@ -161,33 +164,77 @@ ENCODERS = [
 
 _MODALITIES = {"features": {"image": IMAGE, "text": TEXT}}
 
+
+def _fusion_row(
+    kind: type[nn.Module],
+    pooled: int,
+    length: int = 1,
+    *,
+    name: str | None = None,
+    trim: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    **options: Any,
+) -> Row:
+    """A fusion of the image and the text, each as one of `BATCH`.
+
+    Args:
+        kind: of the fusion.
+        pooled: size of its pooled vector and, unless a trim says otherwise, of its tokens.
+        length: of its tokens.
+        name: of the row; None for the kind's.
+        trim: cuts the outputs of a padded text.
+        options: of the fusion.
+    """
+
+    def build(dtype: Any) -> nn.Module:
+        return kind(**options, **({} if kind is fusion.Concat else {"dtype": dtype}))
+
+    return Row(
+        name or kind.__name__,
+        build,
+        _MODALITIES,
+        {"tokens": (BATCH, length, pooled), "pooled": (BATCH, pooled)},
+        hide=lambda inputs: {"features": {name: _hide_features(one) for name, one in inputs["features"].items()}},
+        pad=lambda inputs: {"features": {**inputs["features"], "text": _pad_features(TEXT)}},
+        trim=trim,
+    )
+
+
+def _trim_joined(outputs: dict[str, Any]) -> dict[str, Any]:
+    """Of streams one after the other, the text's the last."""
+    return {**outputs, "tokens": outputs["tokens"][:, : CELLS + LENGTH]}
+
+
 FUSIONS = [
-    Row(
-        "Concat",
-        lambda dtype: fusion.Concat(),
-        _MODALITIES,
-        {"tokens": (BATCH, 1, 18), "pooled": (BATCH, 18)},
-        hide=lambda inputs: {"features": {name: _hide_features(one) for name, one in inputs["features"].items()}},
-        pad=lambda inputs: {"features": {**inputs["features"], "text": _pad_features(TEXT)}},
+    _fusion_row(fusion.AttentionMix, 3, features=3, attention_features=2),
+    _fusion_row(
+        fusion.BottleneckAttention,
+        4,
+        CELLS + LENGTH,
+        features=4,
+        num_heads=2,
+        num_layers=1,
+        num_bottlenecks=2,
+        trim=_trim_joined,
     ),
-    Row(
-        "CrossAttention",
-        lambda dtype: fusion.CrossAttention(features=6, num_heads=2, pooling="last", dtype=dtype),
-        _MODALITIES,
-        {"tokens": (BATCH, LENGTH, 6), "pooled": (BATCH, 6)},
-        hide=lambda inputs: {"features": {name: _hide_features(one) for name, one in inputs["features"].items()}},
-        pad=lambda inputs: {"features": {**inputs["features"], "text": _pad_features(TEXT)}},
-        trim=_trim_tokens,
-    ),
-    Row(
-        "WordByWord",
-        lambda dtype: fusion.WordByWord(features=5, attention_features=3, dtype=dtype),
-        _MODALITIES,
-        {"tokens": (BATCH, LENGTH, 10), "pooled": (BATCH, 10)},
-        hide=lambda inputs: {"features": {name: _hide_features(one) for name, one in inputs["features"].items()}},
-        pad=lambda inputs: {"features": {**inputs["features"], "text": _pad_features(TEXT)}},
-        trim=_trim_tokens,
-    ),
+    _fusion_row(fusion.CoAttention, 4, CELLS + LENGTH, features=4, num_heads=2, trim=_trim_joined),
+    _fusion_row(fusion.CompactBilinear, 5, features=5),
+    _fusion_row(fusion.Concat, 18),
+    _fusion_row(fusion.CrossAttention, 6, LENGTH, features=6, num_heads=2, pooling="last", trim=_trim_tokens),
+    _fusion_row(fusion.DeepSets, 5, features=5),
+    _fusion_row(fusion.FactorizedBilinear, 3, features=3, factors=2),
+    _fusion_row(fusion.FiLMBlocks, 7, CELLS, features=7, num_layers=1),
+    _fusion_row(fusion.GatedMultimodalUnit, 3, features=3),
+    _fusion_row(fusion.LowRankBilinear, 3, features=3, rank=5),
+    _fusion_row(fusion.LowRankTensorFusion, 3, features=3, rank=2),
+    _fusion_row(fusion.MergedAttention, 4, CELLS + LENGTH, features=4, num_heads=2, num_layers=1, trim=_trim_joined),
+    _fusion_row(fusion.Mutan, 3, features=3, hidden_features=2, core_features=5, rank=2),
+    _fusion_row(fusion.PerceiverResampler, 4, 3, features=4, num_heads=2, num_layers=1, num_latents=3),
+    _fusion_row(fusion.QFormer, 6, 3, features=6, num_heads=2, num_layers=1, num_queries=3),
+    _fusion_row(fusion.RelationNetwork, 5, relation_features=(5, 3), features=(5,)),
+    _fusion_row(fusion.StackedAttention, 3, features=3, attention_features=2, num_layers=1),
+    _fusion_row(fusion.Sum, 3, features=3),
+    _fusion_row(fusion.TensorFusion, 9, features=2),
+    _fusion_row(fusion.WordByWord, 10, LENGTH, features=5, attention_features=3, trim=_trim_tokens),
 ]
 
 
@@ -253,7 +300,33 @@ def _reading_classifier(dtype: Any) -> nn.Module:
     )
 
 
+def _answering(dtype: Any, **options: Any) -> nn.Module:
+    image = _simple_cnn(dtype, **({"normalization": "group", "pooling": "max"} if "is_conditioned" in options else {}))
+    text = _rnn(dtype, features=6, cell="gru", pooling="last")
+    return models.VisualQuestionAnswering(image, text, fusion.Concat(), 3, dtype=dtype, **options)
+
+
+QUESTIONS = np.stack([TOKENS, TOKENS[::-1]], axis=1)
+QUESTION_MASK = np.stack([TEXT_MASK, TEXT_MASK[::-1]], axis=1)
+
+
+def _answering_row(name: str, build: Callable[[Any], nn.Module]) -> Row:
+    return Row(
+        name,
+        build,
+        {"batch": {"image": IMAGES, "text": QUESTIONS}, "masks": {"text": QUESTION_MASK}},
+        {"logits": (BATCH, 2, 3)},
+        hide=lambda inputs: {
+            **inputs,
+            "batch": {**inputs["batch"], "text": np.where(QUESTION_MASK, QUESTIONS, VOCABULARY + 99)},
+        },
+        pad=lambda inputs: {"batch": {**inputs["batch"], "text": np.pad(QUESTIONS, ((0, 0), (0, 0), (0, 4)))}},
+    )
+
+
 MODELS = [
+    _answering_row("VisualQuestionAnswering", lambda dtype: _answering(dtype, hidden_features=(13,))),
+    _answering_row("VisualQuestionAnswering-conditioned", lambda dtype: _answering(dtype, is_conditioned=True)),
     Row(
         "FusionClassifier-next-words",
         _reading_classifier,

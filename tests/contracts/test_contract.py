@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fusionjax import encoders, fusion, models
 from fusionjax.parallel import make_mesh
+from tests.contracts.costs import FORMULAS, measure, sizes_of
 from tests.contracts.parameters import draw_variables, fast_jit
 from tests.contracts.table import BATCH, ROWS, Row, read
 
@@ -87,6 +88,14 @@ def test_shapes_and_dtypes(case: Case) -> None:
         np.testing.assert_allclose(case.outputs["attention"].sum(-1), 1, rtol=1e-5)
 
 
+def test_costs_equal_the_closed_formula(case: Case) -> None:
+    if "features" not in case.row.inputs or "tokens" in case.row.inputs:
+        pytest.skip("it is no fusion")
+    features = case.row.inputs["features"]
+    expected = FORMULAS[type(case.module)](case.module, sizes_of(features))
+    assert measure(case.module, case.variables, features) == expected
+
+
 @pytest.mark.slow
 def test_content_under_a_mask_changes_nothing(case: Case) -> None:
     if case.row.hide is None:
@@ -98,6 +107,8 @@ def test_content_under_a_mask_changes_nothing(case: Case) -> None:
         jax.device_get(case.gradients(*_split(case.variables, inputs))) for inputs in (case.row.inputs, hidden)
     )
     _assert_equal(outputs, expected, tolerance=1e-6)
+    # NaN would equal NaN.
+    assert all(np.isfinite(gradient).all() for gradient in plain)
     _assert_equal(dict(enumerate(gradients)), dict(enumerate(plain)))
 
 

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ MASK = jnp.array([[True, True, False], [False, True, False]])
         ("mean", None, [[13 / 3, 2], [7, 19 / 3]]),
         ("mean", MASK, [[3, -1], [3, 1]]),
         ("mean", jnp.zeros((2, 3), bool), [[0, 0], [0, 0]]),
+        ("max", None, [[7, 8], [9, 9]]),
+        ("max", MASK, [[5, 2], [3, 1]]),
+        ("max", jnp.zeros((2, 3), bool), [[0, 0], [0, 0]]),
         ("last", None, [[7, 8], [9, 9]]),
         ("last", MASK, [[5, -4], [3, 1]]),
         ("last", jnp.zeros((2, 3), bool), [[0, 0], [0, 0]]),
@@ -37,6 +41,16 @@ def test_attention_against_numpy() -> None:
     assert nothing.tolist() == [[0, 0], [0, 0]]
 
 
+def test_max_of_negative_tokens_and_of_nan_under_the_mask() -> None:
+    tokens, mask = jnp.array([[[-5.0], [-3.0], [jnp.nan]]]), jnp.array([[True, True, False]])
+    pooled, pull_back = jax.vjp(lambda tokens: TokenPooling("max").apply({}, tokens, mask), tokens)
+    assert pooled.tolist() == [[-3.0]]
+    assert pull_back(jnp.array([[7.0]]))[0].tolist() == [[[0.0], [7.0], [0.0]]]
+    nothing = TokenPooling("max").apply({}, jnp.full((1, 3, 1), jnp.nan), jnp.zeros((1, 3), bool))
+    assert nothing.tolist() == [[0.0]]
+    assert TokenPooling("max").apply({}, jnp.ones((2, 3, 5), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
 def test_mean_accumulates_in_float32() -> None:
     tokens = jnp.full((1, 3001, 1), 1.0, jnp.bfloat16)
     assert mean_token(tokens, None).tolist() == [[1.0]] and mean_token(tokens, None).dtype == jnp.bfloat16
@@ -44,6 +58,6 @@ def test_mean_accumulates_in_float32() -> None:
 
 def test_unknown_kind_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"pooling must be one of flatten, mean, last, attention; got 'max'. Choose one."
+        ValueError, match=r"pooling must be one of flatten, mean, max, last, attention; got 'median'. Choose one."
     ):
-        TokenPooling("max").apply({}, TOKENS)
+        TokenPooling("median").apply({}, TOKENS)

@@ -58,6 +58,7 @@ ROWS = (
         ((8, 7, 11, 3),),
         {"kernel": (2, 1, 3, 5)},
     ),
+    Row("film", layers.FiLM, ((8, 7, 11, 3), (8, 5)), dense("dense", 5, 6)),
     Row("dense", partial(layers.Dense, 5), ((8, 7, 3),), {"kernel": (3, 5), "bias": (5,)}),
     Row("lstm", partial(layers.LSTM, 5), ((8, 7, 3),), LSTM_PARAMS, {"mask": MASK}),
     Row(

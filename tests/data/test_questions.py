@@ -1,0 +1,221 @@
+"""Sources of questions about images: easy-VQA, Sort-of-CLEVR, folders in the form of VQA v2."""
+
+import collections
+import json
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusionjax.data import EasyVQA, SortOfClevr, read_vqa
+from fusionjax.errors import InputError
+
+
+def test_easy_vqa_groups_questions_by_image(monkeypatch):
+    package = types.ModuleType("easy_vqa")
+    package.get_test_questions = lambda: (["q1?", "q2?", "q3?"], ["yes", "circle", "teal"], [7, 2, 7])
+    package.get_test_image_paths = lambda: {2: "two.png", 7: "seven.png"}
+    monkeypatch.setitem(sys.modules, "easy_vqa", package)
+    examples = EasyVQA("test")
+    assert [one["image"] for one in examples] == ["two.png", "seven.png"]
+    assert examples[-1] == {
+        "id": "easy-vqa-test-7",
+        "image": "seven.png",
+        "questions": [
+            {"question": "q1?", "answer": "yes", "type": "yes/no"},
+            {"question": "q3?", "answer": "teal", "type": "color"},
+        ],
+    }
+    assert examples[0]["questions"][0]["type"] == "shape" and examples[:1] == [examples[0]]
+
+
+def test_easy_vqa_is_whole():
+    pytest.importorskip("easy_vqa", reason="needs the package easy-vqa")
+    for split, images, questions in (("train", 4000, 38575), ("test", 1000, 9673)):
+        examples = EasyVQA(split)
+        assert len(examples) == images and sum(len(one["questions"]) for one in examples) == questions
+        with Image.open(examples[0]["image"]) as image:
+            assert image.size == (64, 64)
+
+
+def test_easy_vqa_that_is_not_there(monkeypatch):
+    with pytest.raises(InputError, match=r"the split of easy-vqa must be train or test; got 'val'. Choose one."):
+        EasyVQA("val")
+    monkeypatch.setitem(sys.modules, "easy_vqa", None)
+    with pytest.raises(ImportError, match=r'needs the module \'easy_vqa\'.* pip install "fusionjax\[vqa\]"'):
+        EasyVQA("test")
+
+
+NAMES = {(220, 30, 30): "red", (30, 150, 50): "green", (30, 60, 220): "blue", (245, 140, 20): "orange",
+         (125, 125, 125): "gray", (240, 220, 20): "yellow"}  # fmt: skip
+
+
+def look(image):
+    """Finds each object's centre and shape from the pixels alone."""
+    found = {}
+    for paint, name in NAMES.items():
+        rows, columns = np.nonzero((image == paint).all(-1))
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        # A circle fills pi / 4 of its box.
+        shape = "square" if len(rows) > 0.9 * height * width else "circle"
+        found[name] = (columns.mean() + 0.5, rows.mean() + 0.5, shape)
+    return found
+
+
+@pytest.mark.parametrize("side", [75, 128])
+def test_answers_of_sort_of_clevr_can_be_seen(side):
+    for example in SortOfClevr("test", size=20, image_size=side):
+        objects = look(example["image"])
+        assert example["image"].shape == (side, side, 3)
+        for one in example["questions"]:
+            (name,) = [name for name in objects if name in one["question"].split()]
+            across, down, shape = objects[name]
+            far = sorted(
+                (np.hypot(other[0] - across, other[1] - down), other[2])
+                for key, other in objects.items()
+                if key != name
+            )
+            expected = {
+                "shape": shape,
+                "left": "yes" if across < side / 2 else "no",
+                "top": "yes" if down < side / 2 else "no",
+                "closest": far[0][1],
+                "furthest": far[-1][1],
+                "count": str(sum(other[2] == shape for other in objects.values())),
+            }[one["type"].split()[-1]]
+            # Distances that differ by less than a pixel cannot always be told apart from pixels alone.
+            near = min(far[1][0] - far[0][0], far[-1][0] - far[-2][0]) < 1 and "est" in one["type"]
+            edge = min(abs(across - side / 2), abs(down - side / 2)) < 1 and one["type"].endswith(("left", "top"))
+            assert near or edge or one["answer"] == expected, one
+
+
+def test_twenty_different_questions_of_two_kinds():
+    counts = collections.Counter()
+    for example in SortOfClevr("train", size=30):
+        questions = [one["question"] for one in example["questions"]]
+        assert len(set(questions)) == 20
+        kinds = collections.Counter(one["type"].split()[0] for one in example["questions"])
+        assert kinds == {"non-relational": 10, "relational": 10}
+        counts.update(one["answer"] for one in example["questions"])
+    assert set(counts) == {"square", "circle", "yes", "no", *"123456"}
+
+
+def test_pictures_depend_on_seed_split_and_index_alone():
+    whole, short = SortOfClevr("train", size=9), SortOfClevr("train", size=4)
+    assert np.array_equal(whole[3]["image"], short[-1]["image"]) and whole[3]["questions"] == short[3]["questions"]
+    others = [SortOfClevr("train", seed=1)[3], SortOfClevr("test")[3], whole[4]]
+    assert not any(np.array_equal(whole[3]["image"], other["image"]) for other in others)
+    assert repr(short) == "SortOfClevr('train', size=4, image_size=75, seed=0)" and len(short[1:3]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "dev"}, "split must be one of train, validation, test; got 'dev'. Choose one of these."),
+        ({"size": -1}, "size must be 0 or more; got -1. Give the number of pictures, or None."),
+        ({"image_size": 29}, "image_size must be at least 30 pixels; got 29. Smaller shapes look alike."),
+        ({"seed": -3}, "seed must be 0 or more; got -3. Give a non-negative integer."),
+    ],
+)
+def test_sort_of_clevr_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        SortOfClevr(**options)
+
+
+def test_a_picture_beyond_the_last():
+    with pytest.raises(IndexError, match=r"picture index must be in \[0, 4\); got 4. Ask for a larger size."):
+        SortOfClevr("test", size=4)[4]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two splits in the form of VQA v2, with one picture missing and one question without an annotation."""
+    for split, number in (("train2014", 42), ("val2014", 7)):
+        place = tmp_path / split
+        place.mkdir()
+        Image.new("RGB", (8, 6)).save(place / f"COCO_{split}_{number:012d}.jpg")
+        questions = [
+            {"question_id": 10 * number, "image_id": number, "question": "Is it black?"},
+            {"question_id": 10 * number + 1, "image_id": number, "question": "How many?"},
+            {"question_id": 10 * number + 2, "image_id": 99, "question": "Where?"},
+            {"question_id": 10 * number + 3, "image_id": number, "question": "Who?"},
+        ]
+        annotations = [
+            {
+                "question_id": one["question_id"],
+                "image_id": one["image_id"],
+                "multiple_choice_answer": answer,
+                "answer_type": kind,
+                "question_type": "none of the above",
+                "answers": [{"answer": given, "answer_id": 1} for given in (answer, "no")],
+            }
+            for one, (answer, kind) in zip(
+                questions, [("yes", "yes/no"), ("2", "number"), ("here", "other")], strict=False
+            )
+        ]
+        name = f"v2_OpenEnded_mscoco_{split}_questions.json"
+        (tmp_path / name).write_text(json.dumps({"questions": questions}))
+        (tmp_path / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps({"annotations": annotations}))
+    return tmp_path
+
+
+def test_a_folder_of_vqa(folder):
+    said = []
+    found = read_vqa(folder, report=said.append)
+    assert found.splits == ("train", "validation")
+    (example,) = found.split("val")
+    assert example["id"] == "7" and example["image"] == folder / "val2014" / "COCO_val2014_000000000007.jpg"
+    assert example["questions"] == [
+        {"question": "Is it black?", "answer": "yes", "type": "yes/no", "answers": ["yes", "no"]},
+        {"question": "How many?", "answer": "2", "type": "number", "answers": ["2", "no"]},
+    ]
+    assert len(found.problems) == 4 and len(said) == 2
+    assert "left out 2 questions without an annotation" in said[0]
+    assert "left out 2 questions whose image is missing: 99 (" in said[1]
+
+
+def test_a_folder_that_must_be_whole(folder):
+    with pytest.raises(InputError, match=r"2 questions without an annotation: .* Add it or remove them."):
+        read_vqa(folder, on_broken="stop")
+
+
+def _remove(folder, pattern):
+    for file in folder.glob(pattern):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: _remove(folder, "*questions.json"), r"expected \*questions.json; found none. Add it"),
+        (
+            lambda folder: _remove(folder, "*annotations.json"),
+            r"expected its \*annotations.json beside it; there is none.",
+        ),
+        (lambda folder: _remove(folder, "*/*.jpg"), r"none is left \(2 without an annotation, 6 without an image\)"),
+        (lambda folder: (folder / "my_questions.json").write_text("{}"), r"expected train, val or test in the name"),
+        (lambda folder: (folder / "a_train_questions.json").write_text("{"), r"expected JSON; it is damaged"),
+        (
+            lambda folder: (folder / "a_train_questions.json").write_text('{"info": 1}'),
+            r"expected an object with the list questions; found info. Give VQA's file.",
+        ),
+        (
+            lambda folder: (folder / "a_train_questions.json").write_text('{"questions": [{"question": "?"}]}'),
+            r"questions\[0\] must have question_id, image_id, question; got question. Correct it.",
+        ),
+    ],
+)
+def test_a_damaged_folder(folder, damage, message):
+    damage(folder)
+    with pytest.raises(InputError, match=message):
+        read_vqa(folder, report=lambda text: None)
+
+
+def test_a_split_that_is_not_there(folder):
+    found = read_vqa(folder, report=lambda text: None)
+    message = re.escape(f"{folder}: expected a split 'test'; there are train (1), validation (1). Choose one of these.")
+    with pytest.raises(InputError, match=message):
+        found.split("test")
