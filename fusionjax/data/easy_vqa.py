@@ -3,7 +3,10 @@
 import collections
 import operator
 from collections.abc import Sequence
-from typing import Any, SupportsIndex, TypedDict
+from pathlib import Path
+from typing import SupportsIndex, TypedDict, overload
+
+import numpy as np
 
 from fusionjax._extras import require
 from fusionjax.data.grammar import Question
@@ -14,10 +17,10 @@ _SHAPES = ("circle", "rectangle", "triangle")
 
 
 class QuestionExample(TypedDict):
-    """A picture and the questions about it."""
+    """A picture, as a file or as uint8 `[height, width, 3]`, and the questions about it."""
 
     id: str
-    image: Any
+    image: str | Path | np.ndarray
     questions: list[Question]
 
 
@@ -61,10 +64,20 @@ class EasyVQA(Sequence[QuestionExample]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+    def __repr__(self) -> str:
+        return f"EasyVQA({self.split!r})"
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> QuestionExample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[QuestionExample]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> QuestionExample | list[QuestionExample]:
         if isinstance(index, slice):
             return self._examples[index]
-        return self._examples[operator.index(index)]
+        place = operator.index(index)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"picture index must be in [0, {len(self)}); got {place}. Ask for one that is there.")
+        return self._examples[place]
 
 
 def _type_of(answer: str) -> str:

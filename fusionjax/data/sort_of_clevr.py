@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple, SupportsIndex
+from typing import NamedTuple, SupportsIndex, overload
 
 import numpy as np
 
@@ -94,7 +94,11 @@ class SortOfClevr(Sequence[QuestionExample]):
     def __repr__(self) -> str:
         return f"SortOfClevr({self.split!r}, size={self.size}, image_size={self.image_size}, seed={self.seed})"
 
-    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> QuestionExample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[QuestionExample]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> QuestionExample | list[QuestionExample]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(self.size))]
         place = operator.index(index)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,16 @@ class QuestionFolder:
 def read_vqa(path: str | Path, *, on_broken: OnBroken = "skip", report: Report | None = None) -> QuestionFolder:
     """Reads photographs with questions in the form of VQA v2.
 
-    Every `*questions.json` in the folder is read with the `*annotations.json` of the same split, which `train`, `val`
-    or `test` in their names tells. A photograph `COCO_train2014_000000000042.jpg` is looked for in `train2014/`,
-    `images/train2014/`, `images/` and the folder itself; a file that is named by its number alone is found too.
+    Every `*questions.json` in the folder or in a folder within it is read with the `*annotations.json` of the same
+    split, which `train`, `val` or `test` in their names tells; beside it or, if there is none, anywhere in the folder.
+    A photograph `COCO_train2014_000000000042.jpg` is looked for in `train2014/`, `train/`, `images/` with or without
+    these, `Images/mscoco/train2014/` and the folder itself; a file that is named by its number alone is found too. A
+    question that several files ask, as those of VQA v1 do, is taken once.
 
     Args:
         path: the folder.
-        on_broken: "skip" leaves out and reports questions whose picture is missing or that have no answer; "stop"
-        raises
-            instead.
+        on_broken: "skip" leaves out and reports questions whose picture is missing or that have no answer, and files of
+            questions without annotations, such as VQA's own of the test split; "stop" raises instead.
         report: takes the lines of the report; by default a warning in the log.
 
     Returns:
@@ -67,8 +68,8 @@ def read_vqa(path: str | Path, *, on_broken: OnBroken = "skip", report: Report |
         people; nothing is decoded yet.
 
     Raises:
-        InputError: there is no folder, no questions or annotations, a file is damaged or of another form, or nothing is
-        left.
+        InputError: there is no folder, no questions or annotations, a file is damaged or of another form, nothing is
+            left, or something is left out and `on_broken` is "stop".
 
     Example:
         >>> read_vqa("/none")
@@ -79,34 +80,24 @@ def read_vqa(path: str | Path, *, on_broken: OnBroken = "skip", report: Report |
         Goyal et al., "Making the V in VQA Matter", 2017, arXiv:1612.00837; https://visualqa.org/download.html.
     """
     root = check_folder(path)
-    files = sorted(root.glob("*questions.json")) + sorted(root.glob("*/*questions.json"))
+    files = _within(root, "*questions.json")
     if not files:
         raise InputError(f"{root}: expected *questions.json; found none. Add it, such as VQA v2's.")
     builder = FolderBuilder(root, on_broken, report)
-    examples: dict[str, dict[str, QuestionExample]] = {}
-    unanswered, missing = [], []
+    annotations = {file: _find_annotations(root, file) for file in files}
+    if not any(annotations.values()):
+        raise InputError(f"{files[0]}: expected its *annotations.json beside it; there is none. Add it.")
+    lonely = [str(file.relative_to(root)) for file, found in annotations.items() if not found]
+    builder.leave_out("files of questions without *annotations.json", "Add it or move them away.", lonely)
+    splits = {split: _Split() for split in ("train", "validation", "test")}
     for file in files:
-        split = _split_of(file)
-        answers = _read_annotations(file, split)
-        found = examples.setdefault(split, {})
-        for number, entry in enumerate(_read_list(file, "questions", ("question_id", "image_id", "question"))):
-            place, annotation = f"{file.name}: questions[{number}]", answers.get(str(entry["question_id"]))
-            if annotation is None:
-                unanswered.append(place)
-                continue
-            key = str(entry["image_id"])
-            if key not in found:
-                image = _find_image(root, file, key)
-                if image is None:
-                    missing.append(f"{key} ({place})")
-                    continue
-                found[key] = {"id": key, "image": image, "questions": []}
-            question: Any = {**annotation, "question": str(entry["question"])}
-            found[key]["questions"].append(question)
+        if annotations[file]:
+            _read_questions(root, file, _read_annotations(annotations[file]), splits[_split_of(file)])
+    unanswered = [place for split in splits.values() for place in split.unanswered]
+    missing = [place for split in splits.values() for place in split.missing]
     builder.leave_out("questions without an annotation", "Add it or remove them.", unanswered)
     builder.leave_out("questions whose image is missing", "Add the files or remove them.", missing)
-    order = ("train", "validation", "test")
-    kept = {split: list(examples[split].values()) for split in order if examples.get(split)}
+    kept = {name: list(split.examples.values()) for name, split in splits.items() if split.examples}
     if not kept:
         raise InputError(
             f"{root}: expected questions with answers and images; none is left ({len(unanswered)} without an "
@@ -115,25 +106,76 @@ def read_vqa(path: str | Path, *, on_broken: OnBroken = "skip", report: Report |
     return QuestionFolder(path=root, examples=kept, problems=tuple(builder.problems))
 
 
+@dataclass
+class _Split:
+    """What is read of a split: examples by the image's number, questions seen, places of those that are left out."""
+
+    examples: dict[str, QuestionExample] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    unanswered: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def _within(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.glob(pattern)) + sorted(root.glob(f"*/{pattern}"))
+
+
+def _named_split(file: Path) -> re.Match[str] | None:
+    """Finds the split's name and year in that of a file; VQA's test-dev is of the photographs of its test split."""
+    return re.search(r"(train|val|test)(?:-dev)?(\d{4})?", file.stem.lower())
+
+
 def _split_of(file: Path) -> str:
-    named = re.search(r"(train|val|test)", file.stem.lower())
+    named = _named_split(file)
     if named is None:
         raise InputError(f"{file}: expected train, val or test in the name; there is none. Rename it.")
     return split_name(named[1])
 
 
-def _read_annotations(questions: Path, split: str) -> dict[str, Any]:
-    files = [file for file in sorted(questions.parent.glob("*annotations.json")) if _split_of(file) == split]
-    if not files:
-        raise InputError(f"{questions}: expected its *annotations.json beside it; there is none. Add it.")
+def _find_annotations(root: Path, questions: Path) -> list[Path]:
+    split = _split_of(questions)
+    for files in (sorted(questions.parent.glob("*annotations.json")), _within(root, "*annotations.json")):
+        found = [file for file in files if _named_split(file) and _split_of(file) == split]
+        if found:
+            return found
+    return []
+
+
+def _read_questions(root: Path, file: Path, answers: dict[str, dict[str, Any]], split: _Split) -> None:
+    images: dict[str, Path | None] = {}
+    for number, entry in enumerate(_read_list(file, "questions", ("question_id", "image_id", "question"))):
+        name, key, place = str(entry["question_id"]), str(entry["image_id"]), f"{file.name}: questions[{number}]"
+        if name in split.seen:
+            continue
+        split.seen.add(name)
+        if name not in answers:
+            split.unanswered.append(place)
+            continue
+        if key not in images:
+            images[key] = _find_image(root, file, key)
+        image = images[key]
+        if image is None:
+            split.missing.append(f"{key} ({place})")
+            continue
+        question: Any = {**answers[name], "question": str(entry["question"])}
+        split.examples.setdefault(key, {"id": key, "image": image, "questions": []})["questions"].append(question)
+
+
+def _read_annotations(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     found = {}
     for file in files:
-        for entry in _read_list(file, "annotations", ("question_id", "multiple_choice_answer")):
-            answers = [str(one.get("answer", "")) for one in entry.get("answers", []) if isinstance(one, dict)]
+        for number, entry in enumerate(_read_list(file, "annotations", ("question_id", "multiple_choice_answer"))):
+            people = entry.get("answers") or []
+            if not isinstance(people, list) or not all(isinstance(one, dict) and "answer" in one for one in people):
+                got = repr(people)[:80]
+                raise InputError(
+                    f"{file}: answers of annotations[{number}] must be a list of objects with answer; got {got}. "
+                    "Correct it."
+                )
             found[str(entry["question_id"])] = {
                 "answer": str(entry["multiple_choice_answer"]),
                 "type": str(entry.get("answer_type", "all")),
-                **({"answers": answers} if answers else {}),
+                **({"answers": [str(one["answer"]) for one in people]} if people else {}),
             }
     return found
 
@@ -155,12 +197,15 @@ def _read_list(file: Path, name: str, keys: Sequence[str]) -> list[dict[str, Any
 
 
 def _find_image(root: Path, questions: Path, key: str) -> Path | None:
-    number = int(key) if key.isdigit() else None
-    folder = re.search(r"(?:train|val|test)\d{4}", questions.stem)
-    ending = folder[0] if folder else _split_of(questions)
-    names = [] if number is None else [f"COCO_{ending}_{number:012d}.jpg", f"{number:012d}.jpg"]
-    for place in (root / ending, root / "images" / ending, root / "images", root):
-        for name in (*names, f"{key}.jpg", f"{key}.png"):
+    named = _named_split(questions)
+    split, year = (named[1], named[2] or "") if named else ("", "")
+    names = [f"{key}.jpg", f"{key}.png"]
+    if re.fullmatch(r"[0-9]{1,12}", key):
+        names = [f"COCO_{split}{year}_{int(key):012d}.jpg", f"{int(key):012d}.jpg", *names]
+    folders = dict.fromkeys((split + year, split, split_name(split)))
+    places = [root / parent / folder for folder in folders for parent in ("", "images", "Images/mscoco")]
+    for place in (*places, root / "images", root):
+        for name in names:
             if (place / name).is_file():
                 return place / name
     return None

@@ -50,7 +50,7 @@ def as_unit_images(images: jax.Array, dtype: Dtype | None = None) -> jax.Array:
 
 
 class SimpleCNN(nn.Module):
-    """Repeated convolution 3x3, ReLU, max-pooling 2x2; the last grid as tokens.
+    """Repeated convolution 3x3, ReLU, max-pooling 2x2 (or strides of 2 in its place); the last grid as tokens.
 
     Each stage computes `maxpool(relu(conv(x)))`; since ReLU keeps order it is taken after the pooling, on a quarter of
     the numbers, with the same result. Normalisation comes between the two, which differs slightly from the common order
@@ -61,6 +61,7 @@ class SimpleCNN(nn.Module):
         kernel_size: of the convolutions, odd numbers.
         padding: `"VALID"` (the classic form) or `"SAME"`.
         normalization: None, `"group"` (groups of 16 features) or `"batch"` (needs the collection `batch_stats`).
+        downsampling: `"pool"`, or `"strides"`: convolutions with stride 2 instead, a quarter of the work.
         pooling: of the grid to one vector, as in `TokenPooling`.
         hidden_features: of fully connected layers with ReLU after the pooling.
         use_positions: adds a learned vector to each cell, so that attention over cells can tell where they are; fixes
@@ -93,6 +94,7 @@ class SimpleCNN(nn.Module):
     kernel_size: tuple[int, int] = (3, 3)
     padding: Literal["VALID", "SAME"] = "VALID"
     normalization: Literal["group", "batch"] | None = None
+    downsampling: Literal["pool", "strides"] = "pool"
     pooling: PoolingKind = "flatten"
     hidden_features: Sequence[int] = ()
     use_positions: bool = False
@@ -131,13 +133,13 @@ class SimpleCNN(nn.Module):
             raise ValueError(f"normalization must be None, 'group' or 'batch'; got {self.normalization!r}. Choose one.")
         self._check_size(images.shape)
         self._check_condition(images, condition)
-        if self.normalization is None:
+        if self.downsampling not in ("pool", "strides"):
+            raise ValueError(f"downsampling must be 'pool' or 'strides'; got {self.downsampling!r}. Choose one.")
+        if self.normalization is None and self.downsampling == "pool":
             grid = self._stages(grid)
         else:
             for stage, features in enumerate(self.features):
                 modulating = condition if stage >= self.condition_from else None
-                if modulating is not None and len(grid) < len(modulating):
-                    grid = jnp.repeat(grid, len(modulating) // len(grid), axis=0)
                 grid = self._normalized_stage(grid, features, stage, deterministic, modulating)
         if mask is not None and len(mask) < len(grid):
             mask = jnp.repeat(mask, len(grid) // len(mask), axis=0)
@@ -166,7 +168,10 @@ class SimpleCNN(nn.Module):
     def _normalized_stage(
         self, grid: jax.Array, features: int, stage: int, deterministic: bool, condition: jax.Array | None
     ) -> jax.Array:
-        pooled = ops.max_pool2d(self._conv(features, stage)(grid))
+        outputs = self._conv(features, stage)(grid)
+        pooled = ops.max_pool2d(outputs) if self.downsampling == "pool" else outputs
+        if self.normalization is None:
+            return nn.relu(pooled)
         kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         # What a condition scales and shifts needs no scale and shift of its own.
         own = {"name": f"norm_{stage}", "use_scale": condition is None, "use_bias": condition is None, **kwargs}
@@ -175,7 +180,11 @@ class SimpleCNN(nn.Module):
             pooled = nn.GroupNorm(None, size, **own)(pooled)
         else:
             pooled = nn.BatchNorm(momentum=0.9, **own)(pooled, use_running_average=deterministic)
-        return nn.relu(pooled if condition is None else FiLM(name=f"film_{stage}", **kwargs)(pooled, condition))
+        if condition is not None:
+            if len(pooled) < len(condition):
+                pooled = jnp.repeat(pooled, len(condition) // len(pooled), axis=0)
+            pooled = FiLM(name=f"film_{stage}", **kwargs)(pooled, condition)
+        return nn.relu(pooled)
 
     def _check_condition(self, images: jax.Array, condition: jax.Array | None) -> None:
         if condition is None:
@@ -196,6 +205,7 @@ class SimpleCNN(nn.Module):
         return Conv(
             features,
             self.kernel_size,
+            strides=(1, 1) if self.downsampling == "pool" else (2, 2),
             padding=self.padding,
             use_bias=self.normalization is None,
             dtype=self.dtype,
@@ -213,4 +223,6 @@ class SimpleCNN(nn.Module):
                     f"which {height}x{width} is left at stage {stage}. Enlarge the images, pad ('SAME') or use fewer "
                     "stages."
                 )
-            height, width = (height - lost[0]) // 2, (width - lost[1]) // 2
+            # A stride keeps the last row of an odd number.
+            rest = 0 if self.downsampling == "pool" else 1
+            height, width = (height - lost[0] + rest) // 2, (width - lost[1] + rest) // 2

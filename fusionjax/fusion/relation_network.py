@@ -36,7 +36,7 @@ class RelationNetwork(nn.Module):
         param_dtype: of the parameters.
 
     Raises:
-        ValueError: `objects` is missing or alone, or batch sizes differ.
+        ValueError: `objects` is missing or alone, batch sizes differ, or there is no layer of g or of f.
 
     Example:
         >>> one = Features(jnp.ones((2, 3, 5)), None, jnp.ones((2, 5)), (3,))
@@ -72,6 +72,11 @@ class RelationNetwork(nn.Module):
         kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         check_modalities(features, needed=self.objects, least=2)
+        if not self.relation_features or not self.features:
+            raise ValueError(
+                "relation_features and features must each be one size or more; got "
+                f"{tuple(self.relation_features)} and {tuple(self.features)}. Give the layers of g and of f."
+            )
         objects = features[self.objects]
         others = [features[name].kept_pooled for name in sorted(features) if name != self.objects]
         places = jnp.broadcast_to(grid_places(objects.grid), (*objects.tokens.shape[:2], len(objects.grid)))

@@ -23,6 +23,9 @@ class TokenProjection(nn.Module):
         dtype: of the computation.
         param_dtype: of the parameters.
 
+    Raises:
+        ValueError: a grid has another number of tokens than at the initialisation.
+
     Example:
         >>> image = Features(jnp.ones((2, 4, 7)), None, jnp.zeros((2, 7)), (2, 2))
         >>> tokens, _ = jax.eval_shape(TokenProjection(5).init_with_output, jax.random.key(0), image)
@@ -47,6 +50,12 @@ class TokenProjection(nn.Module):
         dense = nn.Dense(self.features, dtype=self.dtype, param_dtype=self.param_dtype, name="dense")
         tokens = dense(features.kept_tokens)
         shape = (tokens.shape[1], self.features) if len(features.grid) > 1 else (1, self.features)
+        known = self.get_variable("params", "positions") if self.has_variable("params", "positions") else None
+        if known is not None and known.shape != shape:
+            raise ValueError(
+                f"a grid must have as many tokens as at the initialisation, {known.shape[0]}; got {features.grid}, "
+                f"{tokens.shape[1]}. Bring the images to one size."
+            )
         marks = self.param("positions", nn.initializers.normal(0.1), shape, self.param_dtype)
         return tokens + marks.astype(tokens.dtype)
 

@@ -11,16 +11,22 @@ _NUMBERS = {
         ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     )
 } | {"none": "0"}
-# As people should type them; without the apostrophe they are found too.
+# A word that lacks one of its apostrophes is one of these.
 _CONTRACTED = """
-ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's i'd've
-i'm i've isn't it'd it'll let's ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't she'd've
-she's should've shouldn't somebody'd somebody'll somebody's someone'd someone'll someone's something'd something'll
-that's there'd there're there's they'd they'll they're they've 'twas wasn't we'd've we've weren't what'll what're
-what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's won't would've wouldn't
-y'all y'all'll y'all'd've you'd you'll you're you've
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
+how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've o'clock
+oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
+someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's
+they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
+where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
+y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
-_CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTED.split()}
+_CONTRACTIONS = {
+    word[:place] + word[place + 1 :]: word
+    for word in _CONTRACTED.split()
+    for place, letter in enumerate(word)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}  # the other way round, as the official script has it
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 # People whose answers decide: three of the others make an answer wholly right.
 _ENOUGH = 3
@@ -29,9 +35,9 @@ _ENOUGH = 3
 def normalize_answer(answer: str) -> str:
     """Brings an answer to the form in which VQA compares them.
 
-    Lower case, without articles, number words as digits, apostrophes put back into contractions. A punctuation mark
-    goes where a space stands beside it or where the answer has a comma within a number, and is a space otherwise; a
-    full stop stays only between digits.
+    Lower case, without articles, number words as digits, an apostrophe put back into contractions that lack it. All
+    marks of a kind go if a space stands beside one of them or the answer has a comma within a number, and become spaces
+    otherwise; a full stop stays only before a digit. Equal to the official script's form of a predicted answer.
 
     Args:
         answer: in words.
@@ -48,13 +54,12 @@ def normalize_answer(answer: str) -> str:
     """
     text = answer.replace("\n", " ").replace("\t", " ").strip()
     has_number_comma = re.search(r"\d,\d", text) is not None
-    # Every mark is judged by the answer as it came.
+    marked = text
     for mark in _PUNCTUATION:
-        if f"{mark} " in answer or f" {mark}" in answer or has_number_comma:
-            text = text.replace(mark, "")
-        else:
-            text = text.replace(mark, " ")
-    text = re.sub(r"(?<!\d)\.(?!\d)", "", text)
+        # Judged by the text as it came, not by what the marks before have left of it.
+        has_space = f"{mark} " in marked or f" {mark}" in marked
+        text = text.replace(mark, "" if has_space or has_number_comma else " ")
+    text = re.sub(r"\.(?!\d)", "", text)
     words = [_NUMBERS.get(word, word) for word in text.lower().split()]
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
@@ -63,7 +68,8 @@ def consensus_accuracy(predictions: Sequence[str], answers: Sequence[Sequence[st
     """Computes VQA's accuracy: how far people agree with each answer, averaged.
 
     Of one question: the mean over its people of min(1, others who gave this answer / 3), others being all people but
-    this one. Answers are compared in their normal form.
+    this one. Answers are compared in their normal form. The official script leaves articles, number words and
+    contractions of people's answers as they are, and all of an answer that is the same of all people.
 
     Args:
         predictions: one answer for each question.

@@ -42,6 +42,7 @@ class ModelConfig:
 
     Attributes:
         cnn_features: of each stage of the image encoder.
+        downsampling: in its stages, by max-pooling or by strides of the convolutions, a quarter of the work.
         normalization: in its stages; `film_encoder` needs one.
         image_pooling: of its cells to the vector that fusions of vectors read; `film_encoder` takes `max`.
         use_positions: a learned vector for each of its cells.
@@ -59,6 +60,7 @@ class ModelConfig:
     """
 
     cnn_features: tuple[int, ...] = (32, 64, 64, 64)
+    downsampling: Literal["pool", "strides"] = "strides"
     normalization: Literal["group", "batch"] | None = "batch"
     image_pooling: Literal["flatten", "mean", "max", "attention"] = "flatten"
     use_positions: bool = True
@@ -187,6 +189,7 @@ def build_model(config: VQAConfig, vocabulary: Vocabulary) -> models.VisualQuest
     image = encoders.SimpleCNN(
         features=shape.cnn_features,
         padding="SAME",
+        downsampling=shape.downsampling,
         normalization=shape.normalization,
         pooling="max" if is_conditioned else shape.image_pooling,
         use_positions=shape.use_positions and not is_conditioned,

@@ -301,7 +301,7 @@ def _reading_classifier(dtype: Any) -> nn.Module:
 
 
 def _answering(dtype: Any, **options: Any) -> nn.Module:
-    image = _simple_cnn(dtype, **({"normalization": "group", "pooling": "max"} if "is_conditioned" in options else {}))
+    image = _simple_cnn(dtype, normalization="group", pooling="mean")
     text = _rnn(dtype, features=6, cell="gru", pooling="last")
     return models.VisualQuestionAnswering(image, text, fusion.Concat(), 3, dtype=dtype, **options)
 

@@ -128,3 +128,23 @@ def test_fields_given_as_lists_can_be_compiled() -> None:
 def test_errors(encoder: SimpleCNN, images: np.ndarray, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         jax.eval_shape(encoder.init, jax.random.key(0), images)
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+def test_strides_in_place_of_pooling(padding: str) -> None:
+    encoder = SimpleCNN(features=(5, 7), downsampling="strides", padding=padding, pooling="mean")
+    images = jnp.asarray(np.random.default_rng(2).uniform(size=(2, 18, 23, 3)), jnp.float32)
+    variables = draw_variables(encoder, images)
+    found, expected = encoder.apply(variables, images), images
+    for stage in ("conv_0", "conv_1"):
+        kernel, bias = (variables["params"][stage][name] for name in ("kernel", "bias"))
+        layout = ("NHWC", "HWIO", "NHWC")
+        expected = jax.lax.conv_general_dilated(expected, kernel, (2, 2), padding, dimension_numbers=layout)
+        expected = jnp.maximum(expected + bias, 0)
+    assert found.grid == expected.shape[1:3] == ((3, 5) if padding == "VALID" else (5, 6))
+    np.testing.assert_allclose(found.tokens, expected.reshape(2, -1, 7), rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_downsampling_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"downsampling must be 'pool' or 'strides'; got 'mean'. Choose one."):
+        SimpleCNN(features=(5,), downsampling="mean").init(jax.random.key(0), jnp.zeros((1, 9, 9, 3)))

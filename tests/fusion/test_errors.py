@@ -4,9 +4,11 @@ import re
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import pytest
 
 from fusionjax import fusion
+from fusionjax.encoders import Features
 from tests.contracts.table import IMAGE, TEXT
 from tests.fusion.test_references import MODULES, THREE, name_of
 
@@ -96,3 +98,20 @@ def test_a_product_that_is_too_large() -> None:
 def test_a_pooling_that_is_not_there(module: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"pooling must be one of flatten, .*; got 'sum'. Choose one."):
         trace(module.copy(pooling="sum"), text=TEXT, image=IMAGE)
+
+
+def test_a_grid_of_another_size_than_at_the_initialisation() -> None:
+    module = fusion.TokenProjection(5)
+    one, other = (Features(jnp.ones((2, rows * 3, 7)), None, jnp.ones((2, 7)), (rows, 3)) for rows in (2, 5))
+    variables = module.init(jax.random.key(0), one)
+    message = re.escape("a grid must have as many tokens as at the initialisation, 6; got (5, 3), 15. Bring the images")
+    with pytest.raises(ValueError, match=message):
+        module.apply(variables, other)
+
+
+@pytest.mark.parametrize(("relation", "features"), [((), (5,)), ((5,), ())])
+def test_relation_networks_without_layers(relation: tuple[int, ...], features: tuple[int, ...]) -> None:
+    modalities = {name: Features(jnp.ones((2, 3, 7)), None, jnp.ones((2, 7)), (3,)) for name in ("image", "text")}
+    message = re.escape(f"must each be one size or more; got {relation} and {features}. Give the layers of g and of f.")
+    with pytest.raises(ValueError, match=message):
+        fusion.RelationNetwork(relation_features=relation, features=features).init(jax.random.key(0), modalities)
