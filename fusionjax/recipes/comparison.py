@@ -329,8 +329,10 @@ def compare(
 
     Raises:
         InputError: every run failed.
+        ImportError: matplotlib is not installed; nothing has run then.
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
+    require("matplotlib", extra="plots")
     errors: dict[Trial, str] = {}
     rows: list[Row] = []
     for place, trial in enumerate(trials, start=1):

@@ -357,4 +357,16 @@ MODELS = [
     ),
 ]
 
+# Fusions whose parts are those of others: all checks of what they compute, on one Python, but neither eagerly nor under
+# vmap nor inside NNX.
+ALIKE = frozenset(row.name for row in FUSIONS) - {
+    "CoAttention",
+    "CompactBilinear",
+    "Concat",
+    "CrossAttention",
+    "QFormer",
+    "RelationNetwork",
+    "WordByWord",
+}
+
 ROWS = [*ENCODERS, *FUSIONS, *DECODERS, *FOLDED_DECODERS, *MODELS]

@@ -16,7 +16,7 @@ from fusionjax import encoders, fusion, models
 from fusionjax.parallel import make_mesh
 from tests.contracts.costs import FORMULAS, measure, sizes_of
 from tests.contracts.parameters import draw_variables, fast_jit
-from tests.contracts.table import BATCH, ROWS, Row, read
+from tests.contracts.table import ALIKE, BATCH, ROWS, Row, read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +53,26 @@ class Case:
         return fast_jit(jax.grad(weigh, has_aux=True))
 
 
-@pytest.fixture(scope="module", params=ROWS, ids=lambda row: row.name)
-def case(request: pytest.FixtureRequest) -> Case:
-    row = request.param
+@functools.cache
+def _case_of(name: str) -> Case:
+    row = next(row for row in ROWS if row.name == name)
     module = row.build(None)
     return Case(row, module, draw_variables(module, **row.inputs))
+
+
+def _params(rows: list[Row]) -> list[Any]:
+    return [pytest.param(row.name, marks=[pytest.mark.slow] if row.name in ALIKE else [], id=row.name) for row in rows]
+
+
+@pytest.fixture(scope="module", params=_params(ROWS))
+def case(request: pytest.FixtureRequest) -> Case:
+    return _case_of(request.param)
+
+
+@pytest.fixture(scope="module", params=_params([row for row in ROWS if row.name not in ALIKE]))
+def distinct_case(request: pytest.FixtureRequest) -> Case:
+    """A row of those that do not only repeat others' use of Flax."""
+    return _case_of(request.param)
 
 
 def _signs(leaf: Any) -> np.ndarray:
@@ -121,7 +136,8 @@ def test_longer_padding_changes_nothing(case: Case) -> None:
 
 
 @pytest.mark.slow
-def test_eager_equals_jit(case: Case) -> None:
+def test_eager_equals_jit(distinct_case: Case) -> None:
+    case = distinct_case
     _assert_equal(case.compute(case.variables, jax.tree.map(jnp.asarray, case.row.inputs)), case.outputs)
 
 
@@ -176,7 +192,8 @@ def test_bfloat16_computes_in_bfloat16(case: Case) -> None:
 
 
 @pytest.mark.slow
-def test_vmap_equals_one_by_one(case: Case) -> None:
+def test_vmap_equals_one_by_one(distinct_case: Case) -> None:
+    case = distinct_case
     stacked = jax.tree.map(
         lambda leaf: np.stack([leaf, np.roll(leaf, leaf.shape[0] // BATCH, axis=0)]), case.row.inputs
     )
@@ -194,7 +211,8 @@ def test_sharded_over_eight_devices_equals_one(case: Case) -> None:
 
 
 @pytest.mark.slow
-def test_works_inside_nnx(case: Case) -> None:
+def test_works_inside_nnx(distinct_case: Case) -> None:
+    case = distinct_case
     inputs = jax.tree.map(jnp.asarray, case.row.inputs)
     wrapped = nnx.bridge.ToNNX(case.module, rngs=nnx.Rngs(0))
     random_state = nnx.to_pure_dict(nnx.state(wrapped))

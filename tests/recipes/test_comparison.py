@@ -137,3 +137,10 @@ def test_ctrl_c_in_a_run_ends_the_comparison(monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         comparison.run_trial("vqa", Trial("concat", 0, (), tmp_path / "seed-0"))
     assert not (tmp_path / "seed-0").exists()
+
+
+def test_without_matplotlib_nothing_runs(pretend, trials, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r'needs the module .matplotlib.* pip install "fusionjax\[plots\]"'):
+        comparison.compare("vqa", trials, tmp_path, "test/accuracy")
+    assert not list(tmp_path.iterdir())
