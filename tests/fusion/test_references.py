@@ -90,6 +90,7 @@ def test_fusion_equals_its_reference(module: nn.Module, features: dict[str, Feat
     compare(module, features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [
@@ -109,6 +110,7 @@ def test_fusion_with_other_fields_equals_its_reference(module: nn.Module) -> Non
     compare(module, TWO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [

@@ -25,6 +25,7 @@ def build(*, is_conditioned=False, writes=False, joined=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_conditioned", [False, True])
 def test_several_questions_of_an_image_equal_each_alone(is_conditioned):
     model = build(is_conditioned=is_conditioned)
@@ -36,6 +37,7 @@ def test_several_questions_of_an_image_equal_each_alone(is_conditioned):
         np.testing.assert_allclose(alone, together[:, number], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_condition_changes_what_is_seen_and_its_gradient_reaches_the_question():
     model = build(is_conditioned=True, joined=fusion.Concat())
     variables = draw_variables(model, BATCH)
@@ -50,6 +52,7 @@ def test_a_condition_changes_what_is_seen_and_its_gradient_reaches_the_question(
     assert np.abs(gradient["params"]["question_encoder"]["embedding"]["embedding"]).max() > 0
 
 
+@pytest.mark.slow
 def test_masks_hide_words_and_cells():
     model = build()
     variables = draw_variables(model, BATCH)
@@ -62,6 +65,7 @@ def test_masks_hide_words_and_cells():
     assert np.abs(run(model, variables, BATCH).logits - shown).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_answers_are_written_as_they_are_scored():
     model = build(writes=True)
     batch = {**BATCH, "answer": ANSWERS}

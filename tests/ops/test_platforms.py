@@ -85,6 +85,7 @@ def test_the_pooled_convolution_is_chosen_by_it(platform, batch, channels, chose
         assert convolution_pooled._choose(jnp.ones((batch, 9, 8, 3)), jnp.ones((3, 3, channels, 5))) == chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "size"), [(3, (3, 3)), (2, (2, 5)), (37, (3, 3))])
 @pytest.mark.parametrize("padding", ["VALID", ((2, 1), (0, 3))])
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
