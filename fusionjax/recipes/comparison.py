@@ -305,6 +305,7 @@ def draw_comparison(rows: Sequence[Row], quality: str, path: Path) -> bool:
         axes.errorbar(across, mean, yerr=0 if math.isnan(spread) else spread, fmt="o", capsize=3, color="#1f5fa8")
         axes.annotate(row.variant, (across, mean), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
+    axes.margins(x=0.15)  # for the last name
     axes.set_xlabel("operations of an example, 10^9" if cost == "model/gflops" else "parameters")
     axes.set_ylabel(f"{quality}, mean and standard deviation over seeds")
     axes.grid(alpha=0.3)
