@@ -1,11 +1,16 @@
 """Settings of every test: eight virtual CPU devices, shapes of signatures enforced."""
 
 import os
+from importlib import metadata
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Most of the tests' time is compilation; optimised or not, the programs must be right.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# The older jaxlib compiles in half of the time without its newest code generator; the newer one tests that.
+if metadata.version("jaxlib") < "0.11":
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax
 from jaxtyping import install_import_hook

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from fusionjax import recipes
 from fusionjax._extras import require
 from fusionjax.benchmarks.commands import COMMANDS, run_command, usage
-from fusionjax.cli.parsing import parse, source_of
+from fusionjax.cli.parsing import parse, value_of
 from fusionjax.errors import InputError
-from fusionjax.recipes import comparison
+from fusionjax.recipes import comparison, vqa
 from fusionjax.recipes.config import DataConfig, DecodingConfig
 from fusionjax.recipes.run import open_run
 
@@ -151,12 +151,14 @@ class CompareOptions:
         seeds: each variant is trained with.
         output: the folder of the comparison; the same command goes on where it was stopped.
         metric: that is compared.
+        jobs: runs at the same time, each on its share of the processor's cores.
     """
 
     vary: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     output: str = "runs/comparison"
     metric: str = "test/accuracy"
+    jobs: int = 1
 
 
 def train(words: Sequence[str]) -> Result:
@@ -175,7 +177,7 @@ def train(words: Sequence[str]) -> Result:
     if name in ("--help", "-h"):
         return Result(sorted(RECIPES), f"usage: fusionjax train RECIPE ...\nRECIPE is {_one_of(sorted(RECIPES))}")
     recipe, rest = _recipe("train", name), list(words[1:])
-    config = parse(recipe.Config, f"fusionjax train {name}", rest, default=recipe.preset(source_of(rest)))
+    config = parse(recipe.Config, f"fusionjax train {name}", rest, default=_preset(recipe, rest))
     metrics = recipe.train(config)
     if metrics is None:
         again = shlex.join(["fusionjax", "train", *words])
@@ -278,9 +280,14 @@ def compare(words: Sequence[str]) -> Result:
     trials = comparison.plan_trials(comparison.read_variants(options.vary, recipe.Config), options.seeds, rest, output)
     # What cannot be parsed shows before anything is trained.
     for trial in trials:
-        parse(recipe.Config, f"fusionjax train {name}", trial.words, default=recipe.preset(source_of(rest)))
+        parse(recipe.Config, f"fusionjax train {name}", trial.words, default=_preset(recipe, trial.words))
     rows = comparison.compare(
-        name, trials, output, options.metric, lambda text: print(text, file=sys.stderr, flush=True)
+        name,
+        trials,
+        output,
+        options.metric,
+        lambda text: print(text, file=sys.stderr, flush=True),
+        jobs=options.jobs,
     )
     table = comparison.write_table(rows, options.metric)
     return Result([dataclasses.asdict(row) for row in rows], f"{table}\n\nfigure: {output / 'comparison.png'}")
@@ -290,6 +297,16 @@ def _recipe(command: str, name: str) -> ModuleType:
     if name not in RECIPES:
         raise InputError(f"{command} needs a recipe, {_one_of(sorted(RECIPES))}; got {name!r}. See fusionjax --help.")
     return RECIPES[name]
+
+
+def _preset(recipe: ModuleType, words: Sequence[str]) -> Any:
+    """The settings that suit the source and, in a recipe that has settings for each of them, the fusion."""
+    source = value_of(words, "--data.source", "scenes")
+    if recipe is not vqa:
+        return recipe.preset(source)
+    fusion = value_of(words, "--fusion", vqa.Config.fusion)
+    # One that is unknown is left to the parser, which lists them.
+    return vqa.preset(source, fusion) if fusion in comparison.choices_of(vqa.Config, "fusion") else vqa.preset(source)
 
 
 def bench(words: Sequence[str]) -> Result:

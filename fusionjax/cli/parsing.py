@@ -47,25 +47,27 @@ def parse(kind: Any, prog: str, words: Sequence[str], **kwargs: Any) -> Any:
         raise InputError(f"{_one_line(refusal.getvalue())} See {prog} --help.") from None
 
 
-def source_of(words: Sequence[str]) -> str:
-    """Finds the source among the words of `train`, because the defaults of the other settings depend on it.
+def value_of(words: Sequence[str], option: str, default: str) -> str:
+    """Finds a value among the words of `train` on which the defaults of the other settings depend.
 
     Args:
         words: the options and their values.
+        option: such as `--data.source`.
+        default: where it is not given.
 
     Returns:
-        The value of `--data.source`, else `"scenes"`.
+        The value.
 
     Example:
-        >>> source_of(["--seed", "3", "--data.source", "coco"])
+        >>> value_of(["--seed", "3", "--data.source", "coco"], "--data.source", "scenes")
         'coco'
     """
-    source = "scenes"
+    found = default
     for place, word in enumerate(words):
         name, separator, value = word.partition("=")
-        if name == "--data.source":
-            source = value if separator else next(iter(words[place + 1 :]), "")
-    return source
+        if name == option:
+            found = value if separator else next(iter(words[place + 1 :]), "")
+    return found
 
 
 def _one_line(box: str) -> str:

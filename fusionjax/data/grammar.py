@@ -1,4 +1,4 @@
-"""What is said about a scene of two coloured shapes: captions, sentences that are true or false, questions."""
+"""What is said about a pair of coloured shapes in a scene: captions, sentences that are true or false, questions."""
 
 import functools
 import hashlib
@@ -45,8 +45,10 @@ class Statement(NamedTuple):
 
 
 class Question(TypedDict):
-    """A question about an image, its answer, and its type; of a scene color, shape, object, verify, exists or count.
+    """A question about an image, its answer, and its type.
 
+    The types are color, shape, object, verify, exists and count of a scene of two objects; relation, nearest and alike
+    of one of more.
     `answers` are those of several people, where there are any; `answer` is then the commonest.
     """
 

@@ -1,13 +1,16 @@
 """Several settings of one recipe, each trained with several seeds, in one table."""
 
+import concurrent.futures
 import dataclasses
 import itertools
 import json
 import math
 import os
+import queue
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -159,12 +162,36 @@ def plan_trials(
     return trials
 
 
-def run_trial(recipe: str, trial: Trial) -> str | None:
+def share_cores(jobs: int) -> list[tuple[int, ...]]:
+    """Divides the processor's cores among runs at the same time.
+
+    Args:
+        jobs: how many runs.
+
+    Returns:
+        The cores of each; as many for one as for another.
+
+    Raises:
+        InputError: there are fewer cores than runs, or the system cannot keep a process to its cores.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs must be 1 or more; got {jobs}. Try 1.")
+    if not hasattr(os, "sched_getaffinity"):
+        raise InputError(f"jobs must be 1 where a process cannot be kept to its cores; got {jobs}. Leave it out.")
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > len(cores):
+        raise InputError(f"jobs must be at most the {len(cores)} cores there are; got {jobs}. Lower it.")
+    size = len(cores) // jobs
+    return [tuple(cores[size * job : size * (job + 1)]) for job in range(jobs)]
+
+
+def run_trial(recipe: str, trial: Trial, cores: tuple[int, ...] | None = None) -> str | None:
     """Trains one run in a process of its own, or goes on with it, unless it has ended already.
 
     Args:
         recipe: the name of the recipe.
         trial: what to run.
+        cores: of the processor, that it is kept to; None for all.
 
     Returns:
         None if it ended well, else the last line that it said.
@@ -176,7 +203,8 @@ def run_trial(recipe: str, trial: Trial) -> str | None:
         return None
     trial.folder.parent.mkdir(parents=True, exist_ok=True)
     log = trial.folder.with_name(f"{trial.folder.name}.log")
-    command = [sys.executable, "-c", _START, "train", recipe, *trial.words, "--json"]
+    start = _START if cores is None else f"import os; os.sched_setaffinity(0, {cores}); {_START}"
+    command = [sys.executable, "-c", start, "train", recipe, *trial.words, "--json"]
     began = time.perf_counter()
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "PYTHONUNBUFFERED": "1"})
@@ -314,7 +342,13 @@ def draw_comparison(rows: Sequence[Row], quality: str, path: Path) -> bool:
 
 
 def compare(
-    recipe: str, trials: Sequence[Trial], output: Path, quality: str, say: Callable[[str], None] = lambda text: None
+    recipe: str,
+    trials: Sequence[Trial],
+    output: Path,
+    quality: str,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    jobs: int = 1,
 ) -> list[Row]:
     """Runs what has not ended yet, and writes `comparison.json`, `comparison.md` and `comparison.png` after each run.
 
@@ -324,28 +358,56 @@ def compare(
         output: the folder of the comparison.
         quality: the metric that is compared.
         say: shows progress.
+        jobs: runs at the same time, each on its share of the processor's cores.
 
     Returns:
         The rows.
 
     Raises:
-        InputError: every run failed.
+        InputError: every run failed, or there are too many jobs.
         ImportError: matplotlib is not installed; nothing has run then.
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
     require("matplotlib", extra="plots")
+    shares: queue.SimpleQueue[tuple[int, ...] | None] = queue.SimpleQueue()
+    for share in [None] if jobs == 1 else share_cores(jobs):
+        shares.put(share)
+
+    stopped = threading.Event()
+
+    def work(place: int, trial: Trial) -> str | None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        say(f"{place} of {len(trials)}: {trial.variant}, seed {trial.seed}")
+        share = shares.get()
+        try:
+            return run_trial(recipe, trial, share)
+        except KeyboardInterrupt:
+            stopped.set()
+            raise
+        finally:
+            shares.put(share)
+
     errors: dict[Trial, str] = {}
     rows: list[Row] = []
-    for place, trial in enumerate(trials, start=1):
-        say(f"{place} of {len(trials)}: {trial.variant}, seed {trial.seed}")
-        error = run_trial(recipe, trial)
-        if error is not None:
-            errors[trial] = error
-            say(f"  failed: {error}")
-        rows = summarise(trials, errors)
-        records = [dataclasses.asdict(row) for row in rows]
-        write_atomically(output / "comparison.json", json.dumps(records, indent=1).replace("NaN", "null") + "\n")
-        write_atomically(output / "comparison.md", write_table(rows, quality) + "\n")
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(work, place, trial): trial for place, trial in enumerate(trials, start=1)}
+        try:
+            for ended in concurrent.futures.as_completed(running):
+                trial, error = running[ended], ended.result()
+                if error is not None:
+                    errors[trial] = error
+                    say(f"  {trial.variant}, seed {trial.seed} failed: {error}")
+                rows = summarise(trials, errors)
+                records = [dataclasses.asdict(row) for row in rows]
+                text = json.dumps(records, indent=1).replace("NaN", "null")
+                write_atomically(output / "comparison.json", text + "\n")
+                write_atomically(output / "comparison.md", write_table(rows, quality) + "\n")
+        except KeyboardInterrupt:
+            # Those that run have had the signal too, and save.
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
     if len(errors) == len(trials):
         raise InputError(f"one run at least must end; all {len(trials)} failed, the last with: {errors[trials[-1]]}")
     draw_comparison(rows, quality, output / "comparison.png")

@@ -60,6 +60,7 @@ class DataConfig:
         validation_fraction: of the training part that is held out, where the data have no validation part.
         size: number of training scenes.
         evaluation_size: number of scenes in each of the other parts.
+        objects: shapes in each picture of `scenes`, 2 to 6; above 2 the questions are about relations.
         image_size: side of the square that the model sees, in pixels.
         margin: images are kept larger by this share and cropped at random (training) or in the middle.
         fit: how a photograph comes into a square.
@@ -90,6 +91,7 @@ class DataConfig:
     validation_fraction: float = 0.0
     size: int = 8000
     evaluation_size: int = 500
+    objects: int = 2
     image_size: int = 64
     margin: float = 0.0
     fit: Literal["squeeze", "crop", "pad"] = "squeeze"
@@ -118,6 +120,8 @@ class DataConfig:
             raise InputError(
                 f"answer_length must hold start, a word and end; got {self.answer_length}. Give 3 or more."
             )
+        if not 2 <= self.objects <= 6:
+            raise InputError(f"objects must be 2 to 6 shapes in each picture; got {self.objects}. Choose one of these.")
         if self.max_length < 3:
             raise InputError(f"max_length must hold start, a word and end; got {self.max_length}. Give 3 or more.")
         if not 0 <= self.validation_fraction < 1:

@@ -71,6 +71,22 @@ def build_fusion(name: str, sizes: FusionSizes) -> nn.Module:
     return _BUILDERS[name](sizes)
 
 
+def rate_share(name: FusionName) -> float:
+    """The learning rate that suits a fusion, as a share of what suits one of vectors.
+
+    Args:
+        name: of the fusion.
+
+    Returns:
+        The share.
+
+    Example:
+        >>> rate_share("mutan"), rate_share("cross_attention")
+        (1.0, 0.25)
+    """
+    return _RATE_SHARES.get(name, 1.0)
+
+
 def _wide(kind: Any, **options: Any) -> Callable[[FusionSizes], nn.Module]:
     return lambda sizes: kind(features=sizes.features, dtype=sizes.dtype, **options)
 
@@ -112,3 +128,9 @@ _BUILDERS: dict[str, Callable[[FusionSizes], nn.Module]] = {
         features=sizes.features, dropout_rate=sizes.dropout_rate, dtype=sizes.dtype
     ),
 }
+
+# Deep attention diverges, or stays where it began, at the rate of the others.
+_RATE_SHARES = dict.fromkeys(
+    ("co_attention", "cross_attention", "merged_attention", "bottleneck", "perceiver", "q_former", "relation_network"),
+    0.25,
+)

@@ -130,9 +130,10 @@ class DataParts:
             return data.EasyVQA(name)
         if config.source in ("scenes", "sort-of-clevr"):
             size = config.size if name == "train" else config.evaluation_size
-            made = data.Scenes if config.source == "scenes" else data.SortOfClevr
             try:
-                return made(name, size=size, image_size=config.stored_size)
+                if config.source == "scenes":
+                    return data.Scenes(name, size=size, image_size=config.stored_size, objects=config.objects)
+                return data.SortOfClevr(name, size=size, image_size=config.stored_size)
             except ValueError as error:
                 raise InputError(str(error)) from error
         if config.source == "tfds":

@@ -16,7 +16,7 @@ from fusionjax import data, encoders, losses, metrics, models, training
 from fusionjax.errors import InputError
 from fusionjax.recipes import engine
 from fusionjax.recipes.config import DataConfig, TrainingConfig, require_not_negative, require_positive
-from fusionjax.recipes.fusions import FusionName, FusionSizes, build_fusion
+from fusionjax.recipes.fusions import FusionName, FusionSizes, build_fusion, rate_share
 from fusionjax.recipes.questions import (
     QuestionSet,
     QuestionTransform,
@@ -126,11 +126,12 @@ class VQAConfig:
 Config = VQAConfig
 
 
-def preset(source: str) -> VQAConfig:
-    """The settings that suit a source.
+def preset(source: str, fusion: FusionName = VQAConfig.fusion) -> VQAConfig:
+    """The settings that suit a source and a fusion.
 
     Args:
         source: `"scenes"`, `"easy-vqa"`, `"sort-of-clevr"`, `"vqa"` or `"tfds"`.
+        fusion: the learning rate follows it.
 
     Returns:
         The config; the folder or the name of the data set is still to be given (`dataclasses.replace`).
@@ -138,6 +139,13 @@ def preset(source: str) -> VQAConfig:
     Raises:
         InputError: an unknown source.
     """
+    config = _preset_of(source)
+    rate = config.optimizer.learning_rate * rate_share(fusion)
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=rate)
+    return dataclasses.replace(config, fusion=fusion, optimizer=optimizer)
+
+
+def _preset_of(source: str) -> VQAConfig:
     if source == "scenes":
         return VQAConfig(data=DataConfig(size=8000, image_size=48, questions_per_image=5, max_length=14))
     if source == "easy-vqa":

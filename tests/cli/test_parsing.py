@@ -5,7 +5,7 @@ import sys
 import pytest
 import tyro
 
-from fusionjax.cli.parsing import parse, source_of
+from fusionjax.cli.parsing import parse, value_of
 from fusionjax.errors import InputError
 from fusionjax.recipes.config import DecodingConfig
 
@@ -57,4 +57,4 @@ def test_default_and_options() -> None:
     [("", "scenes"), ("--data.source=coco", "coco"), ("--seed 1 --data.source tfds", "tfds"), ("--data.source", "")],
 )
 def test_source(words: str, source: str) -> None:
-    assert source_of(words.split()) == source
+    assert value_of(words.split(), "--data.source", "scenes") == source

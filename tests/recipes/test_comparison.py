@@ -2,13 +2,23 @@
 
 import json
 import math
+import os
 import sys
 
 import pytest
 
 from fusionjax.errors import InputError
 from fusionjax.recipes import comparison
-from fusionjax.recipes.comparison import Row, Trial, choices_of, plan_trials, read_variants, summarise, write_table
+from fusionjax.recipes.comparison import (
+    Row,
+    Trial,
+    choices_of,
+    plan_trials,
+    read_variants,
+    share_cores,
+    summarise,
+    write_table,
+)
 from fusionjax.recipes.vqa import VQAConfig
 
 
@@ -118,12 +128,56 @@ def test_runs_once_notes_failures_and_goes_on(pretend, trials, tmp_path):
         ("mutan", 0, "the fusion must be another; got mutan"),
     ]
     assert rows[0].metrics["process/peak_memory_mb"][0] > 1
-    assert said[0] == "1 of 2: concat, seed 3" and said[2] == "  failed: the fusion must be another; got mutan"
+    assert (
+        said[0] == "1 of 2: concat, seed 3"
+        and said[-1] == "  mutan, seed 3 failed: the fusion must be another; got mutan"
+    )
     assert "| concat | 1 | .5000 | 7 |" in (tmp_path / "comparison.md").read_text()
     assert json.loads((tmp_path / "comparison.json").read_text())[1]["seeds"] == 0
     assert (tmp_path / "comparison.png").exists()
     comparison.compare("vqa", trials[:1], tmp_path, "test/accuracy")
     assert (trials[0].folder / "ran").read_text() == "x"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs os.sched_getaffinity")
+def test_runs_at_the_same_time_have_cores_of_their_own(monkeypatch, tmp_path):
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    # Each waits until the other runs too.
+    program = """
+import json, os, pathlib, sys, time
+folder = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
+folder.mkdir(parents=True)
+while len(list(folder.parent.parent.glob("*/seed-0"))) < 2:
+    time.sleep(0.01)
+cores = sorted(os.sched_getaffinity(0))
+(folder / "metrics.json").write_text(json.dumps({"test/accuracy": cores[0], "cores": len(cores)}))
+"""
+    monkeypatch.setattr(comparison, "_START", program)
+    trials = plan_trials(read_variants(["fusion=concat,mutan"], VQAConfig), (0,), [], tmp_path)
+    rows = comparison.compare("vqa", trials, tmp_path, "test/accuracy", jobs=2)
+    assert {row.metrics["test/accuracy"][0] for row in rows} == {cores[0], cores[len(cores) // 2]}
+    assert [row.metrics["cores"][0] for row in rows] == [len(cores) // 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("jobs", "message"),
+    [
+        (0, r"jobs must be 1 or more; got 0. Try 1."),
+        (99_991, r"jobs must be at most the \d+ cores there are; got 99991. Lower it."),
+    ],
+)
+def test_jobs_that_cannot_be(jobs, message):
+    with pytest.raises(InputError, match=message):
+        share_cores(jobs)
+
+
+def test_jobs_where_a_process_cannot_be_kept_to_its_cores(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    message = r"jobs must be 1 where a process cannot be kept to its cores; got 2. Leave it out."
+    with pytest.raises(InputError, match=message):
+        share_cores(2)
 
 
 def test_where_every_run_fails(pretend, trials, tmp_path):
@@ -134,9 +188,12 @@ def test_where_every_run_fails(pretend, trials, tmp_path):
 
 def test_ctrl_c_in_a_run_ends_the_comparison(monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, "_START", "import sys; sys.exit(130)")
+    trials = [Trial(name, 0, (), tmp_path / name / "seed-0") for name in ("concat", "mutan")]
+    said = []
     with pytest.raises(KeyboardInterrupt):
-        comparison.run_trial("vqa", Trial("concat", 0, (), tmp_path / "seed-0"))
-    assert not (tmp_path / "seed-0").exists()
+        comparison.compare("vqa", trials, tmp_path, "test/accuracy", said.append)
+    assert said == ["1 of 2: concat, seed 0"]
+    assert not (tmp_path / "comparison.md").exists()
 
 
 def test_without_matplotlib_nothing_runs(pretend, trials, tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from fusionjax.recipes.reward import RewardConfig
     ("kind", "values", "message"),
     [
         (DataConfig, {"image_size": 0}, r"image_size must be above 0; got 0\. Give a larger one"),
+        (DataConfig, {"objects": 7}, r"objects must be 2 to 6 shapes in each picture; got 7\. Choose one of these"),
+        (DataConfig, {"objects": 1}, r"objects must be 2 to 6 shapes in each picture; got 1\. Choose one of these"),
         (DataConfig, {"max_length": 2}, r"max_length must hold start, a word and end; got 2\. Give 3 or more"),
         (DataConfig, {"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\); got 1\.0\. Try 0\.1"),
         (DataConfig, {"crop_area": 0.0}, r"crop_area must be in \(0, 1\]; got 0\.0\. Try 0\.6"),

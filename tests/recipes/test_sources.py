@@ -97,6 +97,11 @@ def test_broken_images_are_left_out_or_stop(config: DataConfig, caplog: pytest.L
         DataParts(dataclasses.replace(config, on_broken="stop"))
 
 
+def test_scenes_have_the_number_of_objects(config: DataConfig) -> None:
+    scenes = DataParts(dataclasses.replace(config, source="scenes", objects=4, image_size=32))
+    assert {len(scenes[part][0]["boxes"]) for part in ("train", "validation", "test")} == {4}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -20,7 +20,7 @@ from fusionjax.recipes.questions import (
     learn_vocabulary,
     read_questions,
 )
-from fusionjax.recipes.sources import Examples
+from fusionjax.recipes.sources import DataParts, Examples
 from tests.recipes.tiny import SCENES
 
 Captured = pytest.CaptureFixture[str]
@@ -223,6 +223,24 @@ def test_answers_of_which_none_was_learned() -> None:
 def test_presets() -> None:
     for source in vqa.SOURCES:
         assert vqa.preset(source).data.source == source
+
+
+def test_the_learning_rate_follows_the_fusion(capfd: Captured) -> None:
+    plain, attentive = (vqa.preset("easy-vqa", name) for name in ("concat", "co_attention"))
+    assert attentive.fusion == "co_attention"
+    assert attentive.optimizer.learning_rate == plain.optimizer.learning_rate / 4
+    assert dataclasses.replace(attentive, fusion="concat", optimizer=plain.optimizer) == plain
+    assert main(["train", "vqa", "--data.source", "easy-vqa", "--fusion", "co_attention", "--help"]) == 0
+    assert f"(default: {attentive.optimizer.learning_rate})" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("objects", [2, 4])
+def test_questions_of_scenes_fit_the_preset(objects: int) -> None:
+    config = dataclasses.replace(vqa.preset("scenes").data, size=300, objects=objects)
+    questions = read_questions(DataParts(config)["train"])
+    tokenizer = learn_vocabulary(questions, config).tokenizer
+    lengths = [(tokenizer.encode(str(one["question"]), 30) > 0).sum() for group in questions for one in group]
+    assert 10 < max(lengths) <= config.max_length
 
 
 def test_consensus_where_several_people_answered() -> None:
