@@ -304,7 +304,7 @@ def _preset(recipe: ModuleType, words: Sequence[str]) -> Any:
     source = value_of(words, "--data.source", "scenes")
     if recipe is not vqa:
         return recipe.preset(source)
-    fusion = value_of(words, "--fusion", vqa.Config.fusion)
+    fusion: Any = value_of(words, "--fusion", vqa.Config.fusion)
     # One that is unknown is left to the parser, which lists them.
     return vqa.preset(source, fusion) if fusion in comparison.choices_of(vqa.Config, "fusion") else vqa.preset(source)
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.typing import Dtype
+from flax.typing import Dtype, Initializer
 
 from fusionjax.encoders.checks import check_mask
 from fusionjax.encoders.features import Features
@@ -29,6 +29,8 @@ class RNNEncoder(nn.Module):
         self_attention: adds multi-head self-attention over the states, with a residual connection.
         num_heads: of the self-attention; divides the width of the states.
         embedding_features: of the embedding; None takes `features`.
+        embedding_init: draws the embedding; by default with variance one over its features. With variance one the words
+            of short questions are told apart earlier.
         pooling: to one vector, as in `TokenPooling`; `flatten` fixes the length.
         dropout_rate: on embeddings, between recurrent layers and on the attention's result.
         dtype: of the computation.
@@ -61,6 +63,7 @@ class RNNEncoder(nn.Module):
     self_attention: bool = False
     num_heads: int = 8
     embedding_features: int | None = None
+    embedding_init: Initializer = nn.linear.default_embed_init
     pooling: PoolingKind = "flatten"
     dropout_rate: float = 0.0
     dtype: Dtype | None = None
@@ -102,7 +105,7 @@ class RNNEncoder(nn.Module):
         )
         width = self.embedding_features if self.embedding_features and self.num_layers else self.features
         width = rnn.projected_features if self.is_folded else width
-        embed = nn.Embed(self.vocab_size, width, name="embedding", **kwargs)
+        embed = nn.Embed(self.vocab_size, width, embedding_init=self.embedding_init, name="embedding", **kwargs)
         states = drop(embed(jnp.where(mask, tokens, 0)))
         if self.num_layers:
             states = rnn(states, mask=mask, deterministic=deterministic).outputs

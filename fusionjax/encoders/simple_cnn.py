@@ -12,6 +12,7 @@ from flax.typing import Dtype
 from fusionjax import ops
 from fusionjax.encoders.checks import check_mask
 from fusionjax.encoders.features import Features
+from fusionjax.encoders.places import grid_places
 from fusionjax.encoders.pooling import PoolingKind, TokenPooling
 from fusionjax.layers import Conv, FiLM
 
@@ -49,6 +50,12 @@ def as_unit_images(images: jax.Array, dtype: Dtype | None = None) -> jax.Array:
     return images if dtype is None else images.astype(dtype)
 
 
+def _with_coordinates(grid: jax.Array) -> jax.Array:
+    shape = grid.shape[1:3]
+    places = grid_places(shape).reshape(*shape, 2).astype(grid.dtype)
+    return jnp.concatenate([grid, jnp.broadcast_to(places, (*grid.shape[:3], 2))], axis=-1)
+
+
 class SimpleCNN(nn.Module):
     """Repeated convolution 3x3, ReLU, max-pooling 2x2 (or strides of 2 in its place); the last grid as tokens.
 
@@ -67,6 +74,8 @@ class SimpleCNN(nn.Module):
         use_positions: adds a learned vector to each cell, so that attention over cells can tell where they are; fixes
             the size of the images.
         condition_from: the first stage that a condition modulates, from 0.
+        coordinates_from: the first stage, from 0, that also reads where each of its inputs lies: two features more,
+            from -1 to 1 down and across. Else a convolution sees no place but the border's. None: no stage does.
         dropout_rate: on the tokens and on the fully connected layers.
         mean: subtracted from the images in [0, 1].
         std: divided by, after that.
@@ -87,6 +96,8 @@ class SimpleCNN(nn.Module):
     References:
         LeCun et al., "Gradient-based learning applied to document recognition", 1998.
         A condition: Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", 2018, arXiv:1709.07871.
+        Coordinates: Liu et al., "An Intriguing Failing of Convolutional Neural Networks and the CoordConv Solution",
+        2018, arXiv:1807.03247.
         Group normalisation: Wu and He, "Group Normalization", 2018, arXiv:1803.08494.
     """
 
@@ -99,6 +110,7 @@ class SimpleCNN(nn.Module):
     hidden_features: Sequence[int] = ()
     use_positions: bool = False
     condition_from: int = 1
+    coordinates_from: int | None = None
     dropout_rate: float = 0.0
     mean: float = 0.0
     std: float = 1.0
@@ -135,10 +147,12 @@ class SimpleCNN(nn.Module):
         self._check_condition(images, condition)
         if self.downsampling not in ("pool", "strides"):
             raise ValueError(f"downsampling must be 'pool' or 'strides'; got {self.downsampling!r}. Choose one.")
-        if self.normalization is None and self.downsampling == "pool":
+        if self.normalization is None and self.downsampling == "pool" and self.coordinates_from is None:
             grid = self._stages(grid)
         else:
             for stage, features in enumerate(self.features):
+                if self.coordinates_from is not None and stage >= self.coordinates_from:
+                    grid = _with_coordinates(grid)
                 modulating = condition if stage >= self.condition_from else None
                 grid = self._normalized_stage(grid, features, stage, deterministic, modulating)
         if mask is not None and len(mask) < len(grid):

@@ -10,7 +10,7 @@ from flax.typing import Dtype
 
 from fusionjax.encoders import Features, PoolingKind, TokenPooling
 from fusionjax.fusion.checks import check_modalities
-from fusionjax.fusion.places import grid_places
+from fusionjax.encoders.places import grid_places
 from fusionjax.layers import FiLM
 
 

@@ -66,7 +66,7 @@ class ModelConfig:
     use_positions: bool = True
     condition_from: int = 3
     word_features: int = 32
-    text_features: int = 128
+    text_features: int = 64
     text_layers: int = 1
     cell: Literal["lstm", "gru", "elman"] = "gru"
     fusion_features: int = 128
@@ -178,7 +178,7 @@ def _preset_of(source: str) -> VQAConfig:
         questions_per_image=3,
         fields=("image=image", "question=question", "answer=answer"),
     )
-    model = ModelConfig(cnn_features=(32, 64, 128, 128, 256), fusion_features=256, dropout_rate=0.2)
+    model = ModelConfig(cnn_features=(32, 64, 128, 128, 256), text_features=128, fusion_features=256, dropout_rate=0.2)
     rate = training.OptimizerConfig(learning_rate=1e-3, warmup_steps=500, clip_norm=1.0, weight_decay=1e-2)
     return VQAConfig(data=photographs, model=model, optimizer=rate)
 
@@ -203,6 +203,7 @@ def build_model(config: VQAConfig, vocabulary: Vocabulary) -> models.VisualQuest
         pooling="max" if is_conditioned else shape.image_pooling,
         use_positions=shape.use_positions and not is_conditioned,
         condition_from=shape.condition_from,
+        coordinates_from=shape.condition_from if is_conditioned else None,
         dropout_rate=shape.dropout_rate,
         mean=0.5,
         std=0.25,
@@ -214,6 +215,7 @@ def build_model(config: VQAConfig, vocabulary: Vocabulary) -> models.VisualQuest
         cell=shape.cell,
         num_layers=shape.text_layers,
         embedding_features=shape.word_features,
+        embedding_init=jax.nn.initializers.normal(1.0),
         pooling="last" if shape.text_layers else "mean",
         dropout_rate=shape.dropout_rate,
         dtype=dtype,

@@ -32,6 +32,13 @@ def test_without_recurrent_layers_words_stay_as_they_are() -> None:
     np.testing.assert_array_equal(features.pooled, table[np.array([7, 8])])
 
 
+def test_word_vectors_are_drawn_as_asked() -> None:
+    for init, variance in ((None, 1 / 512), (jax.nn.initializers.normal(1.0), 1)):
+        encoder = RNNEncoder(97, 512, num_layers=0, pooling="mean", **({} if init is None else {"embedding_init": init}))
+        table = jax.jit(encoder.init)(jax.random.key(0), TOKENS)["params"]["embedding"]["embedding"]
+        assert jnp.var(table) == pytest.approx(variance, rel=0.05)
+
+
 def test_self_attention_against_numpy() -> None:
     plain = RNNEncoder(11, features=6)
     encoder = plain.clone(self_attention=True, num_heads=2)

@@ -73,6 +73,21 @@ def test_positions_are_added_to_the_cells() -> None:
     np.testing.assert_allclose(run(encoder, variables, IMAGES).tokens, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("first", [0, 1, None])
+def test_coordinates_are_read_from_a_stage_on(first: int | None) -> None:
+    encoder = SimpleCNN(features=(5, 7), coordinates_from=first)
+    variables = draw_variables(encoder, IMAGES)
+    expected = IMAGES
+    for stage in range(2):
+        if first is not None and stage >= first:
+            down, across = np.meshgrid(*(np.linspace(-1, 1, size) for size in expected.shape[1:3]), indexing="ij")
+            places = np.float32([np.stack([down, across], axis=-1)] * 2)
+            expected = np.concatenate([expected, places], axis=-1)
+        params = variables["params"][f"conv_{stage}"]
+        expected = render(expected, np.array(params["kernel"]), np.array(params["bias"]))
+    np.testing.assert_allclose(run(encoder, variables, IMAGES).pooled, expected.reshape(2, 7), rtol=1e-5, atol=1e-5)
+
+
 def test_uint8_images_mean_the_same_as_unit_images() -> None:
     images = np.random.default_rng(1).integers(0, 256, (2, 11, 13, 3), np.uint8)
     encoder = SimpleCNN(features=(5,))
