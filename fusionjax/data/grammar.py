@@ -47,9 +47,9 @@ class Statement(NamedTuple):
 class Question(TypedDict):
     """A question about an image, its answer, and its type.
 
-    The types are color, shape, object, verify, exists and count of a scene of two objects; relation, nearest and alike
-    of one of more.
-    `answers` are those of several people, where there are any; `answer` is then the commonest.
+    The types are color, shape, object, verify, exists and count of a scene of two objects; relation, nearest, alike,
+    exists, color and shape of one of more. `answers` are those of several people, where there are any; `answer` is then
+    the commonest.
     """
 
     question: str
@@ -152,6 +152,54 @@ def make_false(statement: Statement, rng: np.random.Generator) -> Statement:
     return _choose(rng, changed)
 
 
+def ask_looks(thing: SceneObject, present: Sequence[SceneObject]) -> list[Question]:
+    """Asks for the colour and the shape of an object, where its other word tells it from all others.
+
+    Args:
+        thing: the object.
+        present: all of the scene.
+
+    Returns:
+        None to two questions, of the types color and shape.
+
+    Example:
+        >>> thing, other = SceneObject("red", "circle"), SceneObject("red", "star")
+        >>> ask_looks(thing, (thing, other))
+        [{'question': 'what color is the circle?', 'answer': 'red', 'type': 'color'}]
+    """
+    others = [other for other in present if other != thing]
+    questions: list[Question] = []
+    if all(other.shape != thing.shape for other in others):
+        questions.append({"question": f"what color is the {thing.shape}?", "answer": thing.color, "type": "color"})
+    if all(other.color != thing.color for other in others):
+        text = f"what shape is the {thing.color} object?"
+        questions.append({"question": text, "answer": thing.shape, "type": "shape"})
+    return questions
+
+
+def ask_presence(thing: SceneObject, present: Sequence[SceneObject], rng: np.random.Generator) -> Question:
+    """Asks whether an object is there: in one half of all cases the given one, else one that is not.
+
+    Args:
+        thing: the object.
+        present: all of the scene.
+        rng: chooses.
+
+    Returns:
+        The question, of the type exists.
+
+    Example:
+        >>> thing = SceneObject("red", "circle")
+        >>> ask_presence(thing, (thing,), np.random.default_rng(1))["answer"]
+        'no'
+    """
+    absent = [other for other in OBJECTS if other not in present]
+    is_there = rng.random() < 0.5
+    named = thing if is_there else _choose(rng, absent)
+    text = f"is there {_article(named)}?"
+    return {"question": text, "answer": "yes" if is_there else "no", "type": "exists"}
+
+
 def ask_questions(statement: Statement, rng: np.random.Generator) -> list[Question]:
     """Asks one question of every type that has a single right answer about a scene.
 
@@ -169,12 +217,7 @@ def ask_questions(statement: Statement, rng: np.random.Generator) -> list[Questi
     """
     present = (statement.first, statement.second)
     thing = _choose(rng, present)
-    questions: list[Question] = []
-    if present[0].shape != present[1].shape:
-        questions.append({"question": f"what color is the {thing.shape}?", "answer": thing.color, "type": "color"})
-    if present[0].color != present[1].color:
-        text = f"what shape is the {thing.color} object?"
-        questions.append({"question": text, "answer": thing.shape, "type": "shape"})
+    questions = ask_looks(thing, present)
     text = f"what is {statement.relation} the {statement.second}?"
     questions.append({"question": text, "answer": str(statement.first), "type": "object"})
 
@@ -183,11 +226,7 @@ def ask_questions(statement: Statement, rng: np.random.Generator) -> list[Questi
     text = f"is the {claim.first} {claim.relation} the {claim.second}?"
     questions.append({"question": text, "answer": "yes" if is_true else "no", "type": "verify"})
 
-    absent = [other for other in OBJECTS if other not in present]
-    is_there = rng.random() < 0.5
-    named = thing if is_there else _choose(rng, absent)
-    text = f"is there {_article(named)}?"
-    questions.append({"question": text, "answer": "yes" if is_there else "no", "type": "exists"})
+    questions.append(ask_presence(thing, present, rng))
 
     shape = _choose(rng, SHAPES) if rng.random() < 0.5 else thing.shape
     count = sum(other.shape == shape for other in present)

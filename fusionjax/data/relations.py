@@ -5,7 +5,15 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fusionjax.data.grammar import OBJECTS, Question, SceneObject, Statement, combination_split
+from fusionjax.data.grammar import (
+    OBJECTS,
+    Question,
+    SceneObject,
+    Statement,
+    ask_looks,
+    ask_presence,
+    combination_split,
+)
 from fusionjax.data.layout import place_objects
 
 _ALIKE_AT_MOST = 4
@@ -23,11 +31,12 @@ class Arrangement(NamedTuple):
 
 
 def arrange(statement: Statement, count: int, split: str, rng: np.random.Generator) -> Arrangement:
-    """Makes a scene in which a statement is true, of more than its two objects, and asks two questions about it.
+    """Makes a scene in which a statement is true, of more than its two objects, and asks questions about it.
 
-    One question is answered by the statement's first object and names the second: what is in the relation to it, or
-    what is nearest to it. The other asks how many objects, it included, have the shape or the colour of one of the two.
-    In training no two objects of a scene are a combination of another split.
+    Two ask for the colour and for the shape of the statement's first object, naming the second: of what is in the
+    relation to it, or of what is nearest to it. The third asks how many objects, it included, have the shape or the
+    colour of one of the two. The others ask for one object by itself: whether it is there, how it looks. In training no
+    two objects of a scene are a combination of another split.
 
     Args:
         statement: of objects that are a combination of the split.
@@ -36,23 +45,32 @@ def arrange(statement: Statement, count: int, split: str, rng: np.random.Generat
         rng: chooses the others, the places and what is asked.
 
     Returns:
-        The scene and its questions, of the types relation or nearest, and alike.
+        The scene and its questions, of the types relation or nearest (two), alike, exists and, where one word tells an
+        object from the others, color and shape.
 
     Example:
         >>> true = Statement(SceneObject("red", "circle"), "above", SceneObject("blue", "star"))
-        >>> [question["question"] for question in arrange(true, 4, "train", np.random.default_rng(1)).questions]
-        ['what is above the blue star?', 'how many objects have the shape of the red circle?']
+        >>> for question in arrange(true, 4, "train", np.random.default_rng(1)).questions[:3]:
+        ...     print(question["question"], question["answer"])
+        what color is the object above the blue star? red
+        what shape is the object above the blue star? circle
+        how many objects have the shape of the red circle? 2
     """
     things, alike = _choose_objects(statement, count, split, rng)
     kind: Literal["relation", "nearest"] = "relation" if rng.random() < 0.5 else "nearest"
     where = statement.relation if kind == "relation" else "nearest to"
-    found: Question = {
-        "question": f"what is {where} the {statement.second}?",
-        "answer": str(statement.first),
-        "type": kind,
-    }
+    found: list[Question] = [
+        {
+            "question": f"what {field} is the object {where} the {statement.second}?",
+            "answer": getattr(statement.first, field),
+            "type": kind,
+        }
+        for field in SceneObject._fields
+    ]
     centers, radii = place_objects(count, statement.relation, kind, rng)
-    return Arrangement(things, centers, radii, [found, alike])
+    thing = things[int(rng.integers(count))]
+    alone = [ask_presence(thing, things, rng), *ask_looks(thing, things)]
+    return Arrangement(things, centers, radii, [*found, alike, *alone])
 
 
 def _choose_objects(

@@ -61,12 +61,13 @@ class Scenes(Sequence[SceneExample]):
     coming first; `id`.
 
     With more than two objects, all different, each scene is about a main pair, a combination of the split, whose boxes
-    come first: captions and sentence speak of the pair alone. Two questions are asked. One names an object of the pair
-    and is answered by the other: half of the scenes ask what is left of (right of, above, below) it, type `relation`,
-    where one object alone lies further in that direction than to either side; the other half what is nearest to it,
-    type `nearest`. The others are placed so that the answer is hardly more often than by chance the nearest or the
-    outermost one of a `relation`, or the one straightest beside the named of a `nearest`. The second question, type
-    `alike`, asks how many objects have the shape (the color) of one of the pair, it included: 1 to 4.
+    come first: captions and sentence speak of the pair alone. Two questions name an object of the pair and ask for the
+    colour and the shape of the other: one half of the scenes ask what lies left of (right of, above, below) it, type
+    `relation`, where one object alone lies further in that direction than to either side; the other half what is
+    nearest to it, type `nearest`. The others are placed so that the answer is hardly more often than by chance the
+    nearest or the outermost one of a `relation`, or the one straightest beside the named of a `nearest`. A third, type
+    `alike`, asks how many objects have the shape (the color) of one of the pair, it included: 1 to 4. The rest ask for
+    one object by itself: `exists` and, where one word tells it from the others, `color` and `shape`.
 
     Args:
         split: "train", "validation" or "test".

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from fusionjax.encoders import Features, PoolingKind, TokenPooling
-from fusionjax.fusion.checks import check_modalities
 from fusionjax.encoders.places import grid_places
+from fusionjax.fusion.checks import check_modalities
 from fusionjax.layers import FiLM
 
 

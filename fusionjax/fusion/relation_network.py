@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from fusionjax.encoders import Features
+from fusionjax.encoders.places import grid_places
 from fusionjax.encoders.pooling import mean_token
 from fusionjax.fusion.checks import check_modalities
-from fusionjax.encoders.places import grid_places
 from fusionjax.fusion.vector import as_features
 
 

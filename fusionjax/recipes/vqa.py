@@ -147,7 +147,7 @@ def preset(source: str, fusion: FusionName = VQAConfig.fusion) -> VQAConfig:
 
 def _preset_of(source: str) -> VQAConfig:
     if source == "scenes":
-        return VQAConfig(data=DataConfig(size=8000, image_size=48, questions_per_image=5, max_length=14))
+        return VQAConfig(data=DataConfig(size=8000, image_size=48, questions_per_image=5, max_length=12))
     if source == "easy-vqa":
         pictures = DataConfig(source="easy-vqa", image_size=64, questions_per_image=5, max_length=12)
         return VQAConfig(

@@ -34,7 +34,9 @@ def test_without_recurrent_layers_words_stay_as_they_are() -> None:
 
 def test_word_vectors_are_drawn_as_asked() -> None:
     for init, variance in ((None, 1 / 512), (jax.nn.initializers.normal(1.0), 1)):
-        encoder = RNNEncoder(97, 512, num_layers=0, pooling="mean", **({} if init is None else {"embedding_init": init}))
+        encoder = RNNEncoder(
+            97, 512, num_layers=0, pooling="mean", **({} if init is None else {"embedding_init": init})
+        )
         table = jax.jit(encoder.init)(jax.random.key(0), TOKENS)["params"]["embedding"]["embedding"]
         assert jnp.var(table) == pytest.approx(variance, rel=0.05)
 
