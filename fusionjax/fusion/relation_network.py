@@ -1,10 +1,14 @@
 """Fusion by relations between pairs of tokens."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 
 from fusionjax.encoders import Features
@@ -12,6 +16,12 @@ from fusionjax.encoders.places import grid_places
 from fusionjax.encoders.pooling import mean_token
 from fusionjax.fusion.checks import check_modalities
 from fusionjax.fusion.vector import as_features
+from fusionjax.layers import Dense
+from fusionjax.ops.implementations import on_platform
+from fusionjax.ops.micro_batches import map_micro_batches
+
+# Numbers of one layer of all pairs in a micro-batch on a CPU; measured forward and with gradients.
+_NUMBERS_PER_STEP = 2**16
 
 
 class RelationNetwork(nn.Module):
@@ -86,16 +96,45 @@ class RelationNetwork(nn.Module):
             for name in ("first", "second")
         )
         question = nn.Dense(self.relation_features[0], name="question", **kwargs)(jnp.concatenate(others, axis=-1))
-        # [batch, length, length, relation features]
-        pairs = nn.relu(first[:, :, None] + second[:, None] + question[:, None, None])
-        for layer, size in enumerate(self.relation_features[1:], start=1):
-            pairs = nn.relu(nn.Dense(size, name=f"relation_{layer}", **kwargs)(pairs))
-        mask = None
-        if objects.mask is not None:
-            mask = (objects.mask[:, :, None] & objects.mask[:, None]).reshape(len(pairs), -1)
-        fused = mean_token(pairs.reshape(len(pairs), -1, pairs.shape[-1]), mask)
+        sizes = itertools.pairwise(self.relation_features)
+        weights = [
+            Dense(size, name=f"relation_{layer}", **kwargs).parameters(before)
+            for layer, (before, size) in enumerate(sizes, start=1)
+        ]
+        fused = _mean_relation(first, second, question, objects.mask, weights, self.dtype)
         for layer, size in enumerate(self.features):
             if layer == len(self.features) - 1:
                 fused = nn.Dropout(self.dropout_rate, deterministic=deterministic)(fused)
             fused = nn.relu(nn.Dense(size, name=f"fused_{layer}", **kwargs)(fused))
         return as_features(fused)
+
+
+def _mean_relation(
+    first: jax.Array,
+    second: jax.Array,
+    question: jax.Array,
+    mask: jax.Array | None,
+    weights: Sequence[Any],
+    dtype: Dtype | None,
+) -> jax.Array:
+    """Gives mean_ij g(o_i, o_j, q), `[batch, relation features]`, from what the first layer made of each by itself.
+
+    On a CPU a few examples at a time, so that their pairs stay in the cache; the gradient computes them again.
+    """
+    first, second, question, *flat = promote_dtype(first, second, question, *jax.tree.leaves(weights), dtype=dtype)
+    keep = jnp.ones(first.shape[:2], bool) if mask is None else mask
+
+    def relate(flat: Any, first: jax.Array, second: jax.Array, question: jax.Array, keep: jax.Array) -> jax.Array:
+        # [batch, length, length, relation features]
+        pairs = nn.relu(first[:, :, None] + second[:, None] + question[:, None, None])
+        for kernel, bias in zip(flat[::2], flat[1::2], strict=True):
+            pairs = nn.relu(pairs @ kernel + bias)
+        are_kept = keep[:, :, None] & keep[:, None]
+        return mean_token(pairs.reshape(len(pairs), -1, pairs.shape[-1]), are_kept.reshape(len(pairs), -1))
+
+    arrays = (first, second, question, keep)
+    if not on_platform("cpu"):
+        return relate(flat, *arrays)
+    numbers = first.shape[1] ** 2 * max([first.shape[2], *(kernel.shape[1] for kernel in flat[::2])])
+    relate_again = jax.checkpoint(relate, prevent_cse=False)
+    return map_micro_batches(partial(relate_again, flat), arrays, max(1, _NUMBERS_PER_STEP // numbers))

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, Initializer
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from fusionjax.ops import add_bias
 
@@ -35,7 +35,6 @@ class Dense(nn.Module):
     kernel_init: Initializer = nn.initializers.lecun_normal()
     bias_init: Initializer = nn.initializers.zeros
 
-    @nn.compact
     def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
         """Maps `[..., inputs]` to `[..., features]`.
 
@@ -45,10 +44,21 @@ class Dense(nn.Module):
         Returns:
             `[..., features]`.
         """
-        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        inputs, kernel, bias = promote_dtype(inputs, *self.parameters(inputs.shape[-1]), dtype=self.dtype)
         outputs = inputs @ kernel
         return outputs if bias is None else add_bias(outputs, bias)
+
+    @nn.compact
+    def parameters(self, inputs: int) -> tuple[ArrayLike, ArrayLike | None]:
+        """Returns the layer's kernel and bias, for what computes with them in its own way.
+
+        Args:
+            inputs: size of what is mapped.
+
+        Returns:
+            The kernel `[inputs, features]`, and the bias `[features]` or None.
+        """
+        kernel = self.param("kernel", self.kernel_init, (inputs, self.features), self.param_dtype)
+        if not self.use_bias:
+            return kernel, None
+        return kernel, self.param("bias", self.bias_init, (self.features,), self.param_dtype)
