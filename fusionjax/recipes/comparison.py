@@ -306,7 +306,8 @@ def draw_comparison(rows: Sequence[Row], quality: str, path: Path) -> bool:
 
     Args:
         rows: of `summarise`.
-        quality: the metric upwards; across are operations or, where they are not counted, parameters.
+        quality: the metric upwards, shares on a logit scale; across are operations or, where they are not counted,
+            parameters.
         path: of the picture, PNG.
 
     Returns:
@@ -324,21 +325,42 @@ def draw_comparison(rows: Sequence[Row], quality: str, path: Path) -> bool:
     require("matplotlib", extra="plots")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
     for row in shown:
         mean, spread = row.metrics[quality]
-        across = row.metrics[cost][0]
-        axes.errorbar(across, mean, yerr=0 if math.isnan(spread) else spread, fmt="o", capsize=3, color="#1f5fa8")
-        axes.annotate(row.variant, (across, mean), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        yerr = 0 if math.isnan(spread) else spread
+        axes.errorbar(row.metrics[cost][0], mean, yerr=yerr, fmt="o", capsize=3, color="#1f5fa8")
     axes.set_xscale("log")
+    if all(0 < row.metrics[quality][0] < 1 for row in shown):
+        # .9, .99 and .999 lie as far apart from each other.
+        axes.set_yscale("logit", nonpositive="clip")
+        axes.yaxis.set_major_formatter(lambda share, _: f"{share:.6f}".strip("0"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.15)  # for the last name
     axes.set_xlabel("operations of an example, 10^9" if cost == "model/gflops" else "parameters")
     axes.set_ylabel(f"{quality}, mean and standard deviation over seeds")
     axes.grid(alpha=0.3)
+    figure.draw_without_rendering()
+    _write_names(axes, [(row.variant, row.metrics[cost][0], row.metrics[quality][0]) for row in shown])
     FigureCanvasAgg(figure).print_png(str(path))
     return True
+
+
+def _write_names(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
+    """Writes each name beside its point, higher where another already stands."""
+    taken: list[tuple[float, float, float]] = []
+    for name, x, y in sorted(points, key=lambda point: point[2]):
+        left, bottom = axes.transData.transform((x, y))
+        left, right, bottom = left + 5, left + 5 + 6 * len(name), bottom + 4
+        while any(start < right and left < end and abs(bottom - other) < 11 for start, end, other in taken):
+            bottom += 1
+        taken.append((left, right, bottom))
+        axes.annotate(
+            name, (x, y), xytext=axes.transData.inverted().transform((left, bottom)), fontsize=8, annotation_clip=False
+        )
 
 
 def compare(

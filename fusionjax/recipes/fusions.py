@@ -129,8 +129,17 @@ _BUILDERS: dict[str, Callable[[FusionSizes], nn.Module]] = {
     ),
 }
 
-# Deep attention diverges, or stays where it began, at the rate of the others.
+# At the rate of the others an attention stays where it began, or with one modality.
 _RATE_SHARES = dict.fromkeys(
-    ("co_attention", "cross_attention", "merged_attention", "bottleneck", "perceiver", "q_former", "relation_network"),
+    (
+        "attention_mix",
+        "bottleneck",
+        "co_attention",
+        "cross_attention",
+        "merged_attention",
+        "perceiver",
+        "q_former",
+        "relation_network",
+    ),
     0.25,
 )

@@ -156,15 +156,11 @@ def _preset_of(source: str) -> VQAConfig:
             training=TrainingConfig(epochs=20, batch_size=16),
         )
     if source == "sort-of-clevr":
+        pictures = DataConfig(source="sort-of-clevr", size=9800, evaluation_size=200, image_size=75, max_length=12)
         return VQAConfig(
-            data=DataConfig(
-                source="sort-of-clevr",
-                size=9800,
-                evaluation_size=200,
-                image_size=75,
-                questions_per_image=20,
-                max_length=14,
-            ),
+            data=dataclasses.replace(pictures, questions_per_image=20),
+            model=ModelConfig(cnn_features=(16, 32, 32, 64), condition_from=2, fusion_features=64),
+            optimizer=dataclasses.replace(VQAConfig.optimizer, learning_rate=2e-3),
             training=TrainingConfig(epochs=15, batch_size=8),
         )
     if source not in SOURCES:

@@ -6,6 +6,7 @@ import os
 import sys
 
 import pytest
+from matplotlib.figure import Figure
 
 from fusionjax.errors import InputError
 from fusionjax.recipes import comparison
@@ -94,10 +95,27 @@ def test_means_and_spreads_over_the_seeds_that_ended(trials):
 
 
 def test_a_figure_of_quality_against_cost(tmp_path):
-    rows = [Row("mutan", 1, {"test/accuracy": (0.9, math.nan), "model/gflops": (0.1, math.nan)})]
+    rows = [
+        Row("mutan", 1, {"test/accuracy": (0.9, math.nan), "model/gflops": (0.1, math.nan)}),
+        # A spread beyond all that a share can be.
+        Row("concat", 2, {"test/accuracy": (0.99, 0.02), "model/gflops": (0.2, 0.0)}),
+    ]
     assert comparison.draw_comparison(rows, "test/accuracy", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
     assert not comparison.draw_comparison(rows, "test/cider", tmp_path / "none.png")
+
+
+def test_names_in_the_figure_do_not_cover_each_other():
+    axes = Figure(figsize=(9, 5)).add_subplot()
+    points = [("mutan", 1.0, 2.0), ("concat", 1.0, 2.01), ("film", 1.0, 2.02), ("mlb", 9.0, 2.0)]
+    axes.set_xlim(0, 10)
+    axes.set_ylim(0, 4)
+    comparison._write_names(axes, points)
+    places = {text.get_text(): axes.transData.transform(text.xyann) for text in axes.texts}
+    up = [places[name][1] for name in ("mutan", "concat", "film")]
+    assert up[1] - up[0] >= 11 and up[2] - up[1] >= 11
+    assert places["mlb"][1] == pytest.approx(up[0])
+    assert places["concat"][0] == pytest.approx(axes.transData.transform((1.0, 2.0))[0] + 5)
 
 
 @pytest.fixture
