@@ -112,8 +112,10 @@ def start_run(path: str | Path, recipe: str, config: Any) -> Run:
         run = open_run(path)
         if run.recipe != recipe:
             raise InputError(f"{path} holds a run of {run.recipe}; this is {recipe}. Choose another --output.")
+        # A setting that the run's version did not have yet is as it was: at its default.
+        before = json.loads(json.dumps(to_json(run.settings(type(config)))))
         # The same directory may be named in several ways.
-        changed = _differences({**run.config, "output": None}, {**values, "output": None})
+        changed = _differences({**before, "output": None}, {**values, "output": None})
         if changed:
             raise InputError(f"{path} holds a run with other settings ({'; '.join(changed)}). Choose another --output.")
         return run

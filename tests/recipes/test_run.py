@@ -53,6 +53,17 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
     start_run(tmp_path, "captioning", dataclasses.replace(CONFIG, output="the same place by another name"))
 
 
+def test_a_setting_that_the_older_run_lacks_is_at_its_default(tmp_path: Path) -> None:
+    start_run(tmp_path, "captioning", CONFIG)
+    header = json.loads((tmp_path / "config.json").read_text())
+    del header["config"]["data"]["objects"]
+    (tmp_path / "config.json").write_text(json.dumps(header))
+    start_run(tmp_path, "captioning", CONFIG)
+    changed = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, objects=3))
+    with pytest.raises(InputError, match=r"other settings \(data\.objects 2, now 3\)\. Choose"):
+        start_run(tmp_path, "captioning", changed)
+
+
 def test_refusals(tmp_path: Path) -> None:
     start_run(tmp_path / "run", "captioning", CONFIG)
     with pytest.raises(InputError, match=r"run holds a run of captioning; this is other\. Choose another --output"):
