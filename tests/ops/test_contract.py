@@ -46,6 +46,7 @@ def test_eager_equals_jit(case):
     close(case.call(*case.arguments()), results(case)[0], 2e-6)
 
 
+@pytest.mark.slow
 @every_case
 def test_vmap_equals_single_calls(case):
     pairs = tuple(jnp.stack([argument, argument]) for argument in case.arguments())

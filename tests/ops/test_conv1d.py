@@ -51,6 +51,7 @@ CASES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "check",
     [
