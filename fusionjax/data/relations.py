@@ -54,7 +54,7 @@ def arrange(statement: Statement, count: int, split: str, rng: np.random.Generat
         ...     print(question["question"], question["answer"])
         what color is the object above the blue star? red
         what shape is the object above the blue star? circle
-        how many objects have the shape of the red circle? 2
+        how many objects have the shape of the red circle? 3
     """
     things, alike = _choose_objects(statement, count, split, rng)
     kind: Literal["relation", "nearest"] = "relation" if rng.random() < 0.5 else "nearest"
