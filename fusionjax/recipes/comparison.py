@@ -425,8 +425,8 @@ def compare(
                 text = json.dumps(records, indent=1).replace("NaN", "null")
                 write_atomically(output / "comparison.json", text + "\n")
                 write_atomically(output / "comparison.md", write_table(rows, quality) + "\n")
-        except KeyboardInterrupt:
-            # Those that run have had the signal too, and save.
+        except BaseException:
+            # Nothing more begins. After Ctrl-C those that run have had the signal too, and save.
             stopped.set()
             pool.shutdown(cancel_futures=True)
             raise

@@ -129,7 +129,7 @@ _BUILDERS: dict[str, Callable[[FusionSizes], nn.Module]] = {
     ),
 }
 
-# At the rate of the others an attention stays where it began, or with one modality.
+# At the rate of the others a Transformer stays where it began, and a mix with one modality.
 _RATE_SHARES = dict.fromkeys(
     (
         "attention_mix",

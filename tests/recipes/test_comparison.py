@@ -204,6 +204,19 @@ def test_where_every_run_fails(pretend, trials, tmp_path):
         comparison.compare("vqa", trials[1:2], tmp_path, "test/accuracy")
 
 
+def test_nothing_more_begins_where_the_table_cannot_be_written(pretend, tmp_path, monkeypatch):
+    def refuse(path, text):
+        if path.name.startswith("comparison"):
+            raise OSError("no space left")
+
+    monkeypatch.setattr(comparison, "write_atomically", refuse)
+    said = []
+    many = plan_trials(read_variants(["fusion=concat"], VQAConfig), range(9), [], tmp_path)
+    with pytest.raises(OSError, match="no space left"):
+        comparison.compare("vqa", many, tmp_path, "test/accuracy", said.append)
+    assert len(said) <= 3
+
+
 def test_ctrl_c_in_a_run_ends_the_comparison(monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, "_START", "import sys; sys.exit(130)")
     trials = [Trial(name, 0, (), tmp_path / name / "seed-0") for name in ("concat", "mutan")]
