@@ -125,6 +125,10 @@ class VQAConfig:
 
 Config = VQAConfig
 
+# For questions about several objects: more cells when the question reads them.
+_RELATIONS = ModelConfig(cnn_features=(16, 32, 32, 64), condition_from=2, fusion_features=64)
+_SLOWER = dataclasses.replace(VQAConfig().optimizer, learning_rate=2e-3)
+
 
 def preset(source: str, fusion: FusionName = VQAConfig.fusion) -> VQAConfig:
     """The settings that suit a source and a fusion.
@@ -147,7 +151,8 @@ def preset(source: str, fusion: FusionName = VQAConfig.fusion) -> VQAConfig:
 
 def _preset_of(source: str) -> VQAConfig:
     if source == "scenes":
-        return VQAConfig(data=DataConfig(size=8000, image_size=48, questions_per_image=5, max_length=12))
+        pictures = DataConfig(size=20_000, objects=3, image_size=64, questions_per_image=5, max_length=12)
+        return VQAConfig(data=pictures, model=_RELATIONS, optimizer=_SLOWER)
     if source == "easy-vqa":
         pictures = DataConfig(source="easy-vqa", image_size=64, questions_per_image=5, max_length=12)
         return VQAConfig(
@@ -159,8 +164,8 @@ def _preset_of(source: str) -> VQAConfig:
         pictures = DataConfig(source="sort-of-clevr", size=9800, evaluation_size=200, image_size=75, max_length=12)
         return VQAConfig(
             data=dataclasses.replace(pictures, questions_per_image=20),
-            model=ModelConfig(cnn_features=(16, 32, 32, 64), condition_from=2, fusion_features=64),
-            optimizer=dataclasses.replace(VQAConfig.optimizer, learning_rate=2e-3),
+            model=_RELATIONS,
+            optimizer=_SLOWER,
             training=TrainingConfig(epochs=15, batch_size=8),
         )
     if source not in SOURCES:

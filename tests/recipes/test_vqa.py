@@ -46,7 +46,7 @@ def test_an_answer_is_chosen(tmp_path: Path, photograph: str, capfd: Captured) -
     run = tmp_path / "run"
     assert learn(run, "--json") == 0
     metrics = json.loads(capfd.readouterr().out)
-    questions = sum(len(scene["questions"]) for scene in data.Scenes("test", size=12))
+    questions = sum(len(scene["questions"]) for scene in data.Scenes("test", size=12, objects=3))
     assert metrics["test/questions"] == questions
     types = {"color", "shape", "object", "verify", "exists", "count"}
     assert {name.removeprefix("test/accuracy/") for name in metrics if name.startswith("test/accuracy/")} == types
