@@ -48,7 +48,7 @@ def test_an_answer_is_chosen(tmp_path: Path, photograph: str, capfd: Captured) -
     metrics = json.loads(capfd.readouterr().out)
     questions = sum(len(scene["questions"]) for scene in data.Scenes("test", size=12, objects=3))
     assert metrics["test/questions"] == questions
-    types = {"color", "shape", "object", "verify", "exists", "count"}
+    types = {"relation", "nearest", "alike", "exists", "color", "shape"}
     assert {name.removeprefix("test/accuracy/") for name in metrics if name.startswith("test/accuracy/")} == types
     assert metrics["train/steps"] == 12 and metrics["train/examples_per_second"] > 0
     assert metrics["model/parameters"] > 1000 and metrics["test/questions_per_second"] > 0
