@@ -4,7 +4,7 @@ from fusionjax.training.average import start_average, update_average
 from fusionjax.training.checkpoints import Checkpoints
 from fusionjax.training.interrupt import InterruptGuard
 from fusionjax.training.loop import BatchIterator, FitResult, fit
-from fusionjax.training.loss import LossFunction, LossOutput
+from fusionjax.training.loss import BatchLoss, LossFunction, LossOutput
 from fusionjax.training.optimizer import OptimizerConfig, is_kernel, make_optimizer, make_schedule
 from fusionjax.training.progress import Progress
 from fusionjax.training.state import TrainState
@@ -13,6 +13,7 @@ from fusionjax.training.writer import MetricsWriter
 
 __all__ = [
     "BatchIterator",
+    "BatchLoss",
     "Checkpoints",
     "FitResult",
     "InterruptGuard",

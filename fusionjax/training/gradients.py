@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from fusionjax.training.loss import LossFunction
+from fusionjax.training.loss import BatchLoss, LossFunction
 
 
 class Sums(NamedTuple):
@@ -33,8 +33,7 @@ def sum_gradients(loss_fn: LossFunction, params: Any, model_state: Any, batch: A
         return output.total, output
 
     gradients, output = jax.grad(objective, has_aux=True)(params)
-    sums = Sums(gradients, output.total, output.weight, dict(output.metrics))
-    sums = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), sums)
+    sums = _wide(Sums(gradients, output.total, output.weight, dict(output.metrics)))
     return sums, model_state if output.model_state is None else output.model_state
 
 
@@ -64,6 +63,9 @@ def accumulate_gradients(
 ) -> tuple[Sums, Any]:
     """Adds up the sums of `accumulate` micro-batches one after the other, at the memory of one.
 
+    A `BatchLoss` is that of the whole batch all the same: its features are computed for one micro-batch after the
+    other and kept, their gradients likewise, and each micro-batch is then encoded once more to hand them on.
+
     Args:
         loss_fn: the loss function.
         params: parameters.
@@ -75,9 +77,15 @@ def accumulate_gradients(
 
     Returns:
         The sums of the whole batch, and the model's new variables.
+
+    References:
+        Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, arXiv:2101.06983,
+        section 3, for the cached features.
     """
     if accumulate == 1:
         return sum_gradients(loss_fn, params, model_state, batch, key)
+    if isinstance(loss_fn, BatchLoss):
+        return _through_features(loss_fn, params, model_state, batch, key, accumulate, sharding)
     micro_batches = split_batch(batch, accumulate, sharding)
 
     def add(carry: tuple[Sums, Any], part: tuple[Any, jax.Array]) -> tuple[tuple[Sums, Any], None]:
@@ -91,3 +99,50 @@ def accumulate_gradients(
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     (sums, model_state), _ = jax.lax.scan(add, (zeros, model_state), (micro_batches, jnp.arange(accumulate)))
     return sums, model_state
+
+
+def _through_features(
+    loss_fn: BatchLoss,
+    params: Any,
+    model_state: Any,
+    batch: Any,
+    key: jax.Array,
+    accumulate: int,
+    sharding: NamedSharding | None,
+) -> tuple[Sums, Any]:
+    micro_batches, indices = split_batch(batch, accumulate, sharding), jnp.arange(accumulate)
+
+    def encode(state: Any, part: tuple[Any, jax.Array]) -> tuple[Any, Any]:
+        features, state = loss_fn.encode(params, state, part[0], jax.random.fold_in(key, part[1]))
+        return state, features
+
+    new_state, parts = jax.lax.scan(encode, model_state, (micro_batches, indices))
+    # [accumulate, batch / accumulate, ...] -> [batch, ...], in the order of the batch
+    features = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), parts)
+
+    def objective(params: Any, features: Any) -> tuple[jax.Array, Any]:
+        output = loss_fn.compare(params, features, batch)
+        return output.total, output
+
+    (gradients, slopes), output = jax.grad(objective, argnums=(0, 1), has_aux=True)(params, features)
+
+    def hand_on(carry: tuple[Any, Any], part: tuple[Any, jax.Array, Any]) -> tuple[tuple[Any, Any], None]:
+        gradients, state = carry
+        micro_batch, index, slopes = part
+
+        def again(params: Any) -> tuple[Any, Any]:
+            return loss_fn.encode(params, state, micro_batch, jax.random.fold_in(key, index))
+
+        _, pull_back, state = jax.vjp(again, params, has_aux=True)
+        return (jax.tree.map(jnp.add, gradients, _wide(pull_back(slopes)[0])), state), None
+
+    carry = (_wide(gradients), model_state)
+    (gradients, _), _ = jax.lax.scan(
+        hand_on, carry, (micro_batches, indices, split_batch(slopes, accumulate, sharding))
+    )
+    return Sums(gradients, *_wide((output.total, output.weight, dict(output.metrics)))), new_state
+
+
+def _wide(tree: Any) -> Any:
+    """In float32 or wider."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
