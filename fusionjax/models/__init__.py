@@ -2,6 +2,7 @@
 
 from fusionjax.models.captioner import Captioner, CaptionerOutput, generate
 from fusionjax.models.classifier import ClassifierOutput, FusionClassifier
+from fusionjax.models.dual_encoder import DualEncoder, DualEncoderOutput
 from fusionjax.models.lstm_decoder import AttentionLSTMDecoder, LSTMDecoder
 from fusionjax.models.question_answering import AnswerOutput, VisualQuestionAnswering
 from fusionjax.models.transformer_decoder import TransformerDecoder
@@ -14,6 +15,8 @@ __all__ = [
     "CaptionerOutput",
     "ClassifierOutput",
     "DecoderOutput",
+    "DualEncoder",
+    "DualEncoderOutput",
     "FusionClassifier",
     "LSTMDecoder",
     "TransformerDecoder",

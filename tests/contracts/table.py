@@ -16,6 +16,8 @@ from fusionjax.encoders import Features
 
 BATCH, LENGTH, VOCABULARY, CELLS, CAPTIONS = 8, 7, 11, 6, 2
 Inputs = dict[str, Any]
+# Outputs in float32 whatever the computation's dtype.
+VECTORS = ("image", "text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Row:
 
 def read(output: Any) -> dict[str, Any]:
     """The arrays of an output that the contract compares."""
-    names = ("tokens", "pooled", "logits", "attention", "next_word_logits")
+    names = ("tokens", "pooled", "logits", "attention", "next_word_logits", *VECTORS)
     return {name: getattr(output, name) for name in names if getattr(output, name, None) is not None}
 
 
@@ -300,6 +302,11 @@ def _reading_classifier(dtype: Any) -> nn.Module:
     )
 
 
+def _two_towers(dtype: Any) -> nn.Module:
+    image, text = _simple_cnn(dtype, pooling="mean"), _rnn(dtype, features=6, cell="gru", pooling="last")
+    return models.DualEncoder(image, text, features=5, bias=-1.0, dtype=dtype)
+
+
 def _answering(dtype: Any, **options: Any) -> nn.Module:
     image = _simple_cnn(dtype, normalization="group", pooling="mean")
     text = _rnn(dtype, features=6, cell="gru", pooling="last")
@@ -342,6 +349,14 @@ MODELS = [
         _classifier,
         {"batch": {"image": IMAGES, "text": TOKENS}, "masks": {"text": TEXT_MASK}},
         {"logits": (BATCH, 3)},
+        hide=lambda inputs: {**inputs, "batch": {**inputs["batch"], "text": _hide_tokens(TOKENS)}},
+        pad=lambda inputs: {"batch": {**inputs["batch"], "text": _pad_text(TOKENS)}},
+    ),
+    Row(
+        "DualEncoder",
+        _two_towers,
+        {"batch": {"image": IMAGES, "text": TOKENS}, "masks": {"text": TEXT_MASK}},
+        {"image": (BATCH, 5), "text": (BATCH, 5)},
         hide=lambda inputs: {**inputs, "batch": {**inputs["batch"], "text": _hide_tokens(TOKENS)}},
         pad=lambda inputs: {"batch": {**inputs["batch"], "text": _pad_text(TOKENS)}},
     ),

@@ -16,7 +16,7 @@ from fusionjax import encoders, fusion, models
 from fusionjax.parallel import make_mesh
 from tests.contracts.costs import FORMULAS, measure, sizes_of
 from tests.contracts.parameters import draw_variables, fast_jit
-from tests.contracts.table import ALIKE, BATCH, ROWS, Row, read
+from tests.contracts.table import ALIKE, BATCH, ROWS, VECTORS, Row, read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +186,7 @@ def test_bfloat16_computes_in_bfloat16(case: Case) -> None:
         inputs = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == np.float32 else leaf, inputs)
     outputs = fast_jit(lambda variables, inputs: read(module.apply(variables, **inputs)))(case.variables, inputs)
     for name, expected in case.outputs.items():
-        assert outputs[name].dtype == (jnp.float32 if name == "attention" else jnp.bfloat16)
+        assert outputs[name].dtype == (jnp.float32 if name in ("attention", *VECTORS) else jnp.bfloat16)
         error = np.abs(np.float32(outputs[name]) - expected).max() / np.abs(expected).max()
         assert error < 0.05, name
 
