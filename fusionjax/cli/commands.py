@@ -14,6 +14,7 @@ from fusionjax.benchmarks.commands import COMMANDS, run_command, usage
 from fusionjax.cli.parsing import parse, value_of
 from fusionjax.errors import InputError
 from fusionjax.recipes import comparison, vqa
+from fusionjax.recipes import search as searching
 from fusionjax.recipes.config import DataConfig, DecodingConfig
 from fusionjax.recipes.run import open_run
 
@@ -22,6 +23,7 @@ tyro = require("tyro", extra="cli")
 RECIPES: dict[str, ModuleType] = {
     "captioning": recipes.captioning,
     "classification": recipes.classification,
+    "retrieval": recipes.retrieval,
     "vqa": recipes.vqa,
 }
 
@@ -142,6 +144,46 @@ class AskOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyOptions:
+    """Photographs named among classes that a run of retrieval was never trained on.
+
+    Attributes:
+        run: the run directory.
+        photographs: image files.
+        classes: names to choose among.
+        templates: prompts with `{}` for the name; of several, a class is their mean.
+        top: classes shown, the most probable first.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    photographs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO [PHOTO ...]")]
+    classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ("a photo of a {}",)
+    top: int = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Photographs of a folder that a text describes.
+
+    Attributes:
+        run: the run directory.
+        text: to search for.
+        images: the folder of the photographs; it is encoded once.
+        top: photographs, the best first.
+        index: kind of the index, as faiss.index_factory takes it; Flat is exact.
+        page: where the HTML page goes; in the run directory if not given.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+    images: str
+    top: int = 10
+    index: str = "Flat"
+    page: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareOptions:
     """Settings of one recipe beside each other; all other options are the recipe's.
 
@@ -255,6 +297,55 @@ def ask(words: Sequence[str]) -> Result:
     found = recipes.vqa.ask(options.run, options.photograph, options.question, top=options.top)
     rows = [dataclasses.asdict(one) for one in found]
     return Result(rows, "\n".join(f"{row['answer']}  ({row['probability']:.3f})" for row in rows))
+
+
+def classify(words: Sequence[str]) -> Result:
+    """`fusionjax classify RUN PHOTO ... --classes NAME NAME ...`.
+
+    Args:
+        words: the run directory, photographs and options.
+
+    Returns:
+        A list of `{image, top: [{label, probability}]}`.
+
+    Raises:
+        InputError: the run, a photograph or the classes cannot be used.
+    """
+    options = parse(ClassifyOptions, "fusionjax classify", words)
+    if not options.photographs:
+        raise InputError("classify needs at least one photograph after the run; got none. Name image files.")
+    found = recipes.retrieval.classify(
+        options.run, options.photographs, options.classes, options.templates, top=options.top
+    )
+    rows = [
+        {"image": photograph, "top": [dataclasses.asdict(one) for one in best]}
+        for photograph, best in zip(options.photographs, found, strict=True)
+    ]
+    lines = [
+        f"{photograph}: {', '.join(f'{one.label} ({one.probability:.3f})' for one in best)}"
+        for photograph, best in zip(options.photographs, found, strict=True)
+    ]
+    return Result(rows, "\n".join(lines))
+
+
+def search(words: Sequence[str]) -> Result:
+    """`fusionjax search RUN TEXT --images DIR`.
+
+    Args:
+        words: the run directory, a text and options.
+
+    Returns:
+        A list of `{image, score}`.
+
+    Raises:
+        InputError: the run, the text or the folder cannot be used.
+    """
+    options = parse(SearchOptions, "fusionjax search", words)
+    hits = searching.build_index(options.run, options.images, kind=options.index).search(options.text, top=options.top)
+    page = options.page or f"{options.run}/search.html"
+    searching.write_search_page(page, options.text, hits)
+    rows = [dataclasses.asdict(hit) for hit in hits]
+    return Result(rows, "\n".join(f"{hit.score:.3f}  {hit.image}" for hit in hits) + f"\n\npage: {page}")
 
 
 def compare(words: Sequence[str]) -> Result:

@@ -18,12 +18,16 @@ from fusionjax.errors import InputError
 USAGE = """usage: fusionjax COMMAND ...
 
 commands:
-  train RECIPE      trains, evaluates and reports; RECIPE is captioning, classification or vqa
+  train RECIPE      trains, evaluates and reports; RECIPE is captioning, classification, retrieval or vqa
   evaluate RUN      the metrics of a trained run, also on other data
   caption RUN PHOTO [PHOTO ...]
                     captions for photographs
   ask RUN PHOTO QUESTION
                     an answer to a question about a photograph
+  search RUN TEXT --images DIR
+                    photographs of a folder that a text describes
+  classify RUN PHOTO [PHOTO ...] --classes NAME NAME [NAME ...]
+                    photographs named, among any classes
   compare RECIPE    settings of a recipe beside each other, such as --vary fusion=concat,mutan --seeds 0 1 2
   bench WORKLOAD    speed, beside other frameworks; WORKLOAD is forward, train, ops, decode or scaling
 
@@ -41,6 +45,8 @@ def _commands() -> dict[str, Command]:
         "evaluate": commands.evaluate,
         "caption": commands.caption,
         "ask": commands.ask,
+        "search": commands.search,
+        "classify": commands.classify,
         "compare": commands.compare,
         "bench": commands.bench,
     }

@@ -4,7 +4,7 @@ from fusionjax.data import augment
 from fusionjax.data.coco import read_coco
 from fusionjax.data.easy_vqa import EasyVQA, QuestionExample
 from fusionjax.data.flickr import read_flickr
-from fusionjax.data.folders import CaptionExample, CaptionFolder
+from fusionjax.data.folders import CaptionExample, CaptionFolder, image_names
 from fusionjax.data.grammar import Question, combination_split
 from fusionjax.data.image_sets import check_images, decode_images
 from fusionjax.data.images import load_image
@@ -33,6 +33,7 @@ __all__ = [
     "check_images",
     "combination_split",
     "decode_images",
+    "image_names",
     "load_image",
     "make_loader",
     "read_coco",

@@ -231,8 +231,17 @@ def _example(image: str, file: Path, group: Sequence[CaptionRow]) -> CaptionExam
     return example
 
 
-def image_names(folder: Path) -> list[str]:
-    """Lists the pictures in a folder by name, none where there is no folder."""
+def image_names(folder: Path, *, deep: bool = False) -> list[str]:
+    """Lists the pictures in a folder by name, none where there is no folder.
+
+    Args:
+        folder: to look into.
+        deep: looks into its subfolders too; names are then paths from the folder, with `/`.
+
+    Returns:
+        The names, sorted.
+    """
     if not folder.is_dir():
         return []
-    return sorted(file.name for file in folder.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES)
+    files = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(file.relative_to(folder).as_posix() for file in files if file.suffix.lower() in _IMAGE_SUFFIXES)

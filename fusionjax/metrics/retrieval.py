@@ -169,7 +169,7 @@ def _count(
         scores = jnp.where(is_right, scores, -jnp.inf)
         return (best[0].at[place[0]].max(scores.max(1)), best[1].at[place[1]].max(scores.max(0))), None
 
-    best = tuple(jnp.full(ids.shape, -jnp.inf) for ids in (places, owners))
+    best = jnp.full(places.shape, -jnp.inf), jnp.full(owners.shape, -jnp.inf)
     best, _ = jax.lax.scan(find_best, best, own_blocks)
     if axis_name is not None:
         best = best[0], jax.lax.pmax(best[1], axis_name)

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-__all__ = ["captioning", "classification", "vqa"]
+__all__ = ["captioning", "classification", "retrieval", "vqa"]
 
 
 def __getattr__(name: str) -> ModuleType:

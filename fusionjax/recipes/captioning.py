@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 from fusionjax import data, encoders, losses, metrics, models, training
 from fusionjax.errors import InputError
 from fusionjax.recipes import engine
+from fusionjax.recipes.captions import CaptionTransform, train_tokenizer
 from fusionjax.recipes.config import (
     DataConfig,
     DecodingConfig,
@@ -205,39 +206,6 @@ def build_model(config: CaptioningConfig, vocab_size: int) -> models.Captioner:
     return models.Captioner(encoder, decoder)
 
 
-@dataclasses.dataclass(frozen=True)
-class CaptionTransform:
-    """Makes `image` and `text` of one example.
-
-    Attributes:
-        tokenizer: text to tokens.
-        config: sizes and augmentation.
-        training: augments, and draws captions at random; else the captions come in order.
-    """
-
-    tokenizer: data.Tokenizer
-    config: DataConfig
-    training: bool
-
-    def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Transforms one example.
-
-        Args:
-            example: with `image` and `captions`.
-            rng: what chance depends on.
-
-        Returns:
-            `image` uint8 `[size, size, 3]` and `text` int32 `[captions, length]`; rows without a caption are padding.
-        """
-        image = ImageTransform(self.config, self.training)(example["image"], rng)
-        captions, count = list(example["captions"]), self.config.captions_per_image
-        if self.training:
-            captions = [captions[place] for place in rng.permutation(len(captions))]
-        text = np.zeros((count, self.config.max_length), np.int32)
-        text[: len(captions[:count])] = self.tokenizer.encode_batch(captions[:count], self.config.max_length)
-        return {"image": image, "text": text}
-
-
 def make_loss(model: models.Captioner, label_smoothing: float = 0.0) -> training.LossFunction:
     """Makes the training loss: cross-entropy of every next word, padding left out.
 
@@ -283,7 +251,7 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
         return finished
     parts = DataParts(config.data)
     examples, validation, test = parts["train"], parts["validation"], engine.not_empty(parts["test"], "test")
-    tokenizer = _train_tokenizer(config.data, examples)
+    tokenizer = train_tokenizer(config.data, examples)
     model = build_model(config, tokenizer.vocab_size)
     engine.check_model(lambda: _initialise(model, config))
     run = start_run(config.output, RECIPE, config)
@@ -461,11 +429,6 @@ def _initialise(model: models.Captioner, config: CaptioningConfig) -> dict[str, 
     side = config.data.image_size
     batch = {"image": jnp.zeros((1, side, side, 3), jnp.uint8), "text": jnp.ones((1, 3), jnp.int32)}
     return dict(jax.jit(model.init)(jax.random.key(config.seed), batch))
-
-
-def _train_tokenizer(config: DataConfig, examples: Examples) -> data.Tokenizer:
-    texts = (text for place in range(len(examples)) for text in examples.describe(place)["captions"])
-    return data.train_tokenizer(texts, kind=config.tokenizer, vocab_size=config.vocab_size, min_count=config.min_count)
 
 
 def _all_captions(writer: CaptionWriter, examples: Examples, config: CaptioningConfig) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from fusionjax import data, parallel, training
 from fusionjax.errors import InputError
@@ -212,7 +213,7 @@ def _make_step(job: Job, steps: int) -> tuple[Any, Callable[[int], Any], trainin
         # A short run keeps the share of its warm-up small.
         warmup = min(job.optimizer.warmup_steps, steps // 10)
         optimizer, schedule = training.make_optimizer(dataclasses.replace(job.optimizer, warmup_steps=warmup), steps)
-        mesh = _mesh(_batch_size(job) // config.accumulate)
+        mesh = mesh_of(_batch_size(job) // config.accumulate)
         train_step = training.make_train_step(
             job.loss_fn,
             optimizer,
@@ -327,8 +328,15 @@ def _initial_state(
     )
 
 
-def _mesh(batch_size: int) -> Any:
-    """The most local devices that divide the batch."""
+def mesh_of(batch_size: int) -> Mesh:
+    """The mesh that a training of this batch, or micro-batch, runs on.
+
+    Args:
+        batch_size: of a micro-batch.
+
+    Returns:
+        The most local devices that divide it.
+    """
     devices = jax.local_device_count()
     used = max(count for count in range(1, devices + 1) if batch_size % count == 0)
     if used < devices:

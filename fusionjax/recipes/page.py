@@ -39,6 +39,9 @@ tr:last-child > * { border-bottom: 0; } td.number { text-align: right; }
 .words figcaption { text-align: center; font-size: .9rem; line-height: 1.25; padding-top: .2rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: 1rem; }
 .gallery .card { margin: 0; } .gallery p { margin: .5rem 0 0; } .gallery .picture { width: 100%; }
+.found { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)); gap: 1rem; }
+.found figure { margin: 0; } .found img { width: 100%; height: auto; border-radius: 6px; display: block; }
+.found figcaption { font-size: .9rem; line-height: 1.35; padding-top: .25rem; }
 .right, .wrong { font-weight: 600; } .right { color: var(--right); } .wrong { color: var(--wrong); }
 .matrix td { text-align: right; background: rgb(37 99 201 / calc(var(--share) * .85)); border: 1px solid var(--rule); }
 .matrix td.strong { color: #ffffff; } .matrix th { color: var(--quiet); }

@@ -26,6 +26,25 @@ _INFERNO = np.array(
 _WEAKEST, _STRONGEST = 0.4, 0.7  # how much the colours hide of the picture
 
 
+def check_picture(image: NDArray[np.uint8]) -> None:
+    """Checks that an array is one colour picture.
+
+    Args:
+        image: `[height, width, 3]` uint8.
+
+    Raises:
+        ValueError: it has another shape.
+        TypeError: it has another dtype.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"image must have shape [height, width, 3]; got {image.shape}. "
+            "Pass one colour picture, without a batch axis."
+        )
+    if image.dtype != np.uint8:
+        raise TypeError(f"image must be uint8, 0 to 255; got {image.dtype}. Scale and cast it.")
+
+
 def embed_picture(image: NDArray[np.uint8], *, longest: int = 320) -> str:
     """Encodes a picture as a JPEG in a data URI, which a page shows without any other file.
 

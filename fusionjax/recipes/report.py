@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fusionjax.recipes.escaping import escape
 from fusionjax.recipes.page import build_page
-from fusionjax.recipes.pictures import embed_picture, overlay_attention
+from fusionjax.recipes.pictures import check_picture, embed_picture, overlay_attention
 from fusionjax.recipes.run import write_atomically
 
 _ATTENTION_NOTE = (
@@ -50,7 +50,7 @@ class CaptionSample:
     name: str = ""
 
     def __post_init__(self) -> None:
-        _check_image(self.image)
+        check_picture(self.image)
         if self.attention is not None and (self.attention.ndim != 3 or len(self.attention) != len(self.words)):
             raise ValueError(
                 f"attention must have shape [words, rows, columns] with {len(self.words)} words; "
@@ -85,7 +85,7 @@ class ClassificationSample:
     name: str = ""
 
     def __post_init__(self) -> None:
-        _check_image(self.image)
+        check_picture(self.image)
 
 
 def write_report(
@@ -176,16 +176,6 @@ def write_classification_report(
     if cards:
         sections.append(f'<h2>Samples</h2><div class="gallery">{cards}</div>')
     write_atomically(Path(path), build_page(title, summary, history, sections))
-
-
-def _check_image(image: NDArray[np.uint8]) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(
-            f"image must have shape [height, width, 3]; got {image.shape}. "
-            "Pass one colour picture, without a batch axis."
-        )
-    if image.dtype != np.uint8:
-        raise TypeError(f"image must be uint8, 0 to 255; got {image.dtype}. Scale and cast it.")
 
 
 def _caption_card(sample: CaptionSample) -> str:

@@ -13,7 +13,7 @@ from fusionjax import data
 from fusionjax.cli import main
 from fusionjax.errors import InputError
 from fusionjax.recipes import captioning
-from fusionjax.recipes.captioning import CaptionTransform
+from fusionjax.recipes.captions import CaptionTransform
 from fusionjax.recipes.config import DataConfig
 from tests.recipes.tiny import CAPTIONER, REPOSITORY, SMALL, write_coco
 from tests.recipes.tiny import captioning as words

@@ -89,7 +89,7 @@ def test_restored_variables_are_those_of_the_training(job: engine.Job) -> None:
 
 def test_says_that_devices_are_idle(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="fusionjax"):
-        assert engine._mesh(6).size == 6
+        assert engine.mesh_of(6).size == 6
     assert "batches of 6 do not divide over 8 devices; 6 are used" in caplog.text
 
 

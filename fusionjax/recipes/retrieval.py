@@ -1,0 +1,621 @@
+"""Retrieval: images and captions in one space, each found by the other. Train, evaluate, name classes."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from fusionjax import data, encoders, losses, metrics, models, parallel, training
+from fusionjax.errors import InputError
+from fusionjax.recipes import engine
+from fusionjax.recipes.captions import CaptionTransform, train_tokenizer
+from fusionjax.recipes.config import DataConfig, TrainingConfig, require_not_negative, require_positive
+from fusionjax.recipes.retrieval_report import RetrievalSample, write_retrieval_report
+from fusionjax.recipes.run import finished_metrics, open_run, start_run
+from fusionjax.recipes.sources import DataParts, Examples, ImageTransform
+
+RECIPE = "retrieval"
+LossName = Literal["info_nce", "sigmoid", "hardest_triplet", "all_triplets"]
+
+_logger = logging.getLogger("fusionjax")
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The two towers' shape.
+
+    Attributes:
+        cnn_features: of each stage of the image encoder.
+        downsampling: in its stages, by max-pooling or by strides of the convolutions.
+        normalization: in its stages.
+        image_pooling: of its cells to one vector.
+        word_features: of the word vectors.
+        text_features: of the text encoder's states, each direction.
+        text_layers: recurrent layers of it; 0 averages the word vectors.
+        cell: of the text encoder.
+        is_bidirectional: whether it reads both ways.
+        text_pooling: of its states to one vector.
+        features: of the common space.
+        dropout_rate: on image cells, words and pooled features.
+    """
+
+    cnn_features: tuple[int, ...] = (32, 64, 128, 256)
+    downsampling: Literal["pool", "strides"] = "pool"
+    normalization: Literal["group", "batch"] | None = "batch"
+    image_pooling: Literal["flatten", "mean", "max", "attention"] = "mean"
+    word_features: int = 128
+    text_features: int = 128
+    text_layers: int = 1
+    cell: Literal["lstm", "gru", "elman"] = "gru"
+    is_bidirectional: bool = True
+    text_pooling: Literal["mean", "max", "last", "attention"] = "mean"
+    features: int = 256
+    dropout_rate: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        require_not_negative(self, "text_layers")
+        require_positive(self, "word_features", "text_features", "features")
+        if not self.cnn_features or min(self.cnn_features) < 1:
+            raise InputError(f"cnn_features must be one or more sizes above 0; got {self.cnn_features}. Try 32 64 128.")
+        if not 0 <= self.dropout_rate < 1:
+            raise InputError(f"dropout_rate must be in [0, 1); got {self.dropout_rate}. Try 0.3.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetrievalConfig:
+    """A run of retrieval.
+
+    Attributes:
+        output: the run directory; made if missing, resumed if the same command was stopped.
+        seed: of the parameters, the order of the data and dropout.
+        strategy: `jit` shards each batch over the local devices; `pmap` replicates the step.
+        loss: `info_nce` (CLIP), `sigmoid` (SigLIP), or triplets with the hardest wrong partner (VSE++) or all of them.
+        margin: of the triplets.
+        data: what to learn from; a step takes one caption of each image, at random.
+        model: the towers' shape.
+        optimizer: how to learn.
+        training: how long; with `accumulate` the batch is encoded in parts and compared as a whole.
+        report_samples: queries in the report.
+    """
+
+    output: str = "runs/retrieval"
+    seed: int = 0
+    strategy: Literal["jit", "pmap"] = "jit"
+    loss: LossName = "info_nce"
+    margin: float = 0.2
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: training.OptimizerConfig = training.OptimizerConfig(
+        learning_rate=1e-3, warmup_steps=100, clip_norm=1.0, weight_decay=1e-2
+    )
+    training: TrainingConfig = TrainingConfig(epochs=10, batch_size=32)
+    report_samples: int = 12
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        require_not_negative(self, "seed", "report_samples", "margin")
+        if self.data.captions_per_image != 1:
+            raise InputError(
+                f"retrieval compares one caption of each image at a time; got captions_per_image "
+                f"{self.data.captions_per_image}. Set it to 1; over the epochs all captions have their turn."
+            )
+        if self.strategy == "pmap" and "triplet" in self.loss:
+            raise InputError(f"pmap has rings for info_nce and sigmoid only; got loss {self.loss}. Use strategy jit.")
+
+
+Config = RetrievalConfig
+
+
+def preset(source: str) -> RetrievalConfig:
+    """The settings that suit a source.
+
+    Args:
+        source: `"scenes"`, `"flickr"`, `"coco"` or `"tfds"`.
+
+    Returns:
+        The config; the folder or the name of the data set is still to be given (`dataclasses.replace`).
+
+    Raises:
+        InputError: an unknown source.
+    """
+    if source == "scenes":
+        scenes = DataConfig(size=8000, image_size=48, max_length=12)
+        model = ModelConfig(cnn_features=(16, 32, 64), image_pooling="flatten", features=128, dropout_rate=0.0)
+        return RetrievalConfig(data=scenes, model=model)
+    if source not in ("flickr", "coco", "tfds"):
+        raise InputError(f"the source must be scenes, flickr, coco or tfds; got {source!r}. Choose one.")
+    photographs = DataConfig(
+        source=source,  # type: ignore[arg-type]
+        image_size=96,
+        margin=1 / 6,
+        flip=True,
+        min_count=2,
+        max_length=26,
+    )
+    return RetrievalConfig(data=photographs, training=TrainingConfig(epochs=60, batch_size=32))
+
+
+def build_model(config: RetrievalConfig, vocab_size: int) -> models.DualEncoder:
+    """Builds the two towers.
+
+    Args:
+        config: the settings.
+        vocab_size: of the tokenizer.
+
+    Returns:
+        The model, without parameters.
+    """
+    shape, dtype = config.model, engine.compute_dtype(config.training)
+    image = encoders.SimpleCNN(
+        features=shape.cnn_features,
+        padding="SAME",
+        downsampling=shape.downsampling,
+        normalization=shape.normalization,
+        pooling=shape.image_pooling,
+        dropout_rate=shape.dropout_rate,
+        mean=0.5,
+        std=0.25,
+        dtype=dtype,
+    )
+    text = encoders.RNNEncoder(
+        vocab_size,
+        shape.text_features,
+        cell=shape.cell,
+        num_layers=shape.text_layers,
+        bidirectional=shape.is_bidirectional and shape.text_layers > 0,
+        embedding_features=shape.word_features,
+        pooling=shape.text_pooling,
+        dropout_rate=shape.dropout_rate,
+        dtype=dtype,
+    )
+    is_sigmoid = config.loss == "sigmoid"
+    return models.DualEncoder(
+        image,
+        text,
+        features=shape.features,
+        scale=10.0 if is_sigmoid else 1 / 0.07,
+        bias=-10.0 if is_sigmoid else None,
+        dropout_rate=shape.dropout_rate,
+        dtype=dtype,
+    )
+
+
+def make_loss(model: models.DualEncoder, config: RetrievalConfig, mesh: Mesh | None = None) -> training.BatchLoss:
+    """Makes the training loss: every image of the batch against every caption, however the batch is encoded.
+
+    Args:
+        model: the two towers.
+        config: names the loss; under `pmap` its ring goes over the axis `"data"`.
+        mesh: over whose devices the batch is split; of one device, or None, there is no ring.
+
+    Returns:
+        The loss in two parts.
+    """
+
+    def encode(params: Any, model_state: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
+        texts = batch["text"].reshape(-1, batch["text"].shape[-1])
+        output, updated = model.apply(
+            {"params": params, **model_state},
+            {"image": batch["image"], "text": texts},
+            deterministic=False,
+            rngs={"dropout": key},
+            mutable=list(model_state),
+        )
+        return (output.image, output.text), updated
+
+    def compare(params: Any, features: Any, batch: Any) -> training.LossOutput:
+        scalars: Any = model.apply({"params": params}, method="scalars")
+        scale, bias = scalars
+        images, texts = features
+        loss = compare_pairs(config, images, texts, scale, bias, (batch["text"] != 0).any((1, 2)), mesh)
+        return training.LossOutput(loss.total, loss.weight, {"scale": (scale * loss.weight, loss.weight)})
+
+    return training.BatchLoss(encode, compare)
+
+
+def compare_pairs(
+    config: RetrievalConfig,
+    images: jax.Array,
+    texts: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array | None,
+    mask: jax.Array,
+    mesh: Mesh | None = None,
+) -> losses.Loss:
+    """Computes the loss that a config names.
+
+    Args:
+        config: the settings.
+        images: `[batch, features]`.
+        texts: `[batch, features]`.
+        scale: of the model.
+        bias: of the model.
+        mask: True = counted, `[batch]`.
+        mesh: over whose devices the batch is split.
+
+    Returns:
+        The loss of all pairs.
+    """
+    if config.loss == "hardest_triplet":
+        return losses.triplet(images, texts, margin=config.margin, mask=mask)
+    if config.loss == "all_triplets":
+        return losses.triplet(images, texts, margin=config.margin, negatives="all", mask=mask)
+    ring: dict[str, Any] = {}
+    if mesh is not None and mesh.size > 1:
+        ring = {"axis_name": parallel.DATA_AXIS} if config.strategy == "pmap" else {"mesh": mesh}
+    if bias is None:
+        return losses.info_nce(images, texts, scale, mask=mask, **ring)
+    return losses.sigmoid_contrastive(images, texts, scale, bias, mask=mask, **ring)
+
+
+def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] | None:
+    """Trains, evaluates and reports; goes on where the same command was stopped.
+
+    Args:
+        config: the settings.
+        quiet: shows no progress.
+
+    Returns:
+        The metrics on the test part, flat, such as `test/image_to_text/recall_at_5` and `test/mean_recall`; None if
+        Ctrl-C stopped the training.
+
+    Raises:
+        InputError: the data, the settings or the run directory cannot be used.
+    """
+    finished = finished_metrics(config.output, RECIPE, config)
+    if finished is not None:
+        _logger.warning("%s has ended already; these are its metrics", config.output)
+        return finished
+    parts = DataParts(config.data)
+    examples, validation, test = (parts[part] for part in ("train", "validation", "test"))
+    for part, one in (("train", examples), ("validation", validation), ("test", engine.not_empty(test, "test"))):
+        check_captions(one, part)
+    tokenizer = train_tokenizer(config.data, examples)
+    model = build_model(config, tokenizer.vocab_size)
+    engine.check_model(lambda: _initialise(model, config))
+    run = start_run(config.output, RECIPE, config)
+    if run.tokenizer.exists():
+        tokenizer = data.Tokenizer.load(run.tokenizer)
+        model = build_model(config, tokenizer.vocab_size)
+    tokenizer.save(run.tokenizer)
+    embedder = Embedder(model, {}, tokenizer, config)
+
+    def validate(variables: dict[str, Any]) -> dict[str, float]:
+        embedder.variables = variables
+        scores = embedder.score(validation)
+        return {name: scores[name] for name in ("loss", "mean_recall")}
+
+    job = engine.Job(
+        run=run,
+        training=config.training,
+        optimizer=config.optimizer,
+        strategy=config.strategy,
+        seed=config.seed,
+        variables=_initialise(model, config),
+        loss_fn=make_loss(model, config, engine.mesh_of(config.training.batch_size // config.training.accumulate)),
+        loader=data.make_loader(
+            examples,
+            CaptionTransform(tokenizer, config.data, training=True),
+            batch_size=config.training.batch_size,
+            shuffle=True,
+            seed=config.seed,
+            num_workers=config.data.num_workers,
+        ),
+        epoch_examples=len(examples),
+        validate=validate if len(validation) else None,
+        quiet=quiet,
+    )
+    outcome = engine.run_training(job)
+    if outcome.interrupted:
+        return None
+    embedder.variables = outcome.variables
+    results = {f"test/{name}": value for name, value in embedder.score(test).items()}
+    results |= outcome.effort()
+    results |= engine.count_cost(
+        lambda variables, batch: model.apply(variables, batch), outcome.variables, _example_batch(config)
+    )
+    write_retrieval_report(
+        run.report,
+        title=f"Retrieval: {run.path.name}",
+        summary=results,
+        samples=_samples(embedder, test, config.report_samples),
+        history=outcome.history,
+    )
+    run.write_metrics(results)
+    return results
+
+
+def evaluate(
+    path: str | Path,
+    config_of: Callable[[RetrievalConfig], RetrievalConfig] = lambda config: config,
+    *,
+    split: str = "test",
+) -> dict[str, float]:
+    """Evaluates a trained run, on its own data or on others.
+
+    Args:
+        path: the run directory.
+        config_of: changes the settings, such as the folder of the data.
+        split: the part of the data.
+
+    Returns:
+        Flat metrics, such as `test/mean_recall`.
+
+    Raises:
+        InputError: the run or the data cannot be used.
+    """
+    embedder = load(path)
+    embedder.config = config = config_of(embedder.config)
+    examples = engine.not_empty(DataParts(config.data)[split], split)
+    check_captions(examples, split)
+    return {f"{split}/{name}": value for name, value in embedder.score(examples).items()}
+
+
+def load(path: str | Path) -> "Embedder":
+    """Loads a trained run.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        What encodes images and texts, with the settings of the run.
+
+    Raises:
+        InputError: it is no run of this recipe, or it is damaged.
+    """
+    run = open_run(path)
+    if run.recipe != RECIPE:
+        raise InputError(f"{run.path} must be a run of {RECIPE}; it is one of {run.recipe}. Give another run.")
+    config = run.settings(RetrievalConfig)
+    tokenizer = data.Tokenizer.load(run.tokenizer)
+    model = build_model(config, tokenizer.vocab_size)
+    shapes = jax.eval_shape(lambda: _initialise(model, config))
+    variables = engine.restore_variables(run, shapes, config.training, config.optimizer)
+    return Embedder(model, variables, tokenizer, config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """A class of a photograph.
+
+    Attributes:
+        label: its name.
+        probability: among the classes asked for, in (0, 1].
+    """
+
+    label: str
+    probability: float
+
+
+def classify(
+    path: str | Path,
+    photographs: Sequence[str | Path],
+    classes: Sequence[str],
+    templates: Sequence[str] = ("a photo of a {}",),
+    *,
+    top: int = 5,
+) -> list[list[Label]]:
+    """Names what is on photographs, among classes that the run was never trained on as such (zero-shot).
+
+    The vector of a class is the mean of those of its prompts, brought to length 1; the probabilities are the softmax of
+    the similarities.
+
+    Args:
+        path: the run directory.
+        photographs: image files.
+        classes: two names or more.
+        templates: prompts with `{}` where the name goes.
+        top: how many classes, the most probable first.
+
+    Returns:
+        For each photograph its classes.
+
+    Raises:
+        InputError: the run, a photograph, the classes or a template cannot be used.
+
+    References:
+        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021,
+        arXiv:2103.00020, section 3.1.4, for prompts and their ensembles.
+    """
+    names = list(dict.fromkeys(name.strip() for name in classes))
+    if len(names) < 2 or not all(names):
+        raise InputError(f"classes must be two different names or more; got {list(classes)}. Name them.")
+    if not templates or not all("{}" in template for template in templates):
+        raise InputError(
+            f"templates must be texts with {{}} for the class; got {list(templates)}. Try 'a photo of {{}}'."
+        )
+    embedder = load(path)
+    images = embedder.photographs(photographs)
+    prompts = [template.replace("{}", name) for name in names for template in templates]
+    # [classes, templates, features]
+    vectors = embedder.texts(prompts).reshape(len(names), len(templates), -1).mean(1)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    scale = embedder.model.apply(embedder.variables, method="scalars")[0]
+    probabilities = np.asarray(jax.nn.softmax(scale * (images @ vectors.T), axis=1))
+    order = np.argsort(-probabilities, axis=1)[:, :top]
+    return [
+        [Label(names[place], float(row[place])) for place in best]
+        for row, best in zip(probabilities, order, strict=True)
+    ]
+
+
+class Embedder:
+    """Two trained towers.
+
+    Args:
+        model: the Linen module.
+        variables: its collections.
+        tokenizer: text to tokens.
+        config: the settings.
+    """
+
+    def __init__(
+        self,
+        model: models.DualEncoder,
+        variables: Mapping[str, Any],
+        tokenizer: data.Tokenizer,
+        config: RetrievalConfig,
+    ) -> None:
+        self.model, self.variables, self.tokenizer, self.config = model, variables, tokenizer, config
+        self._encode = {
+            "image": jax.jit(lambda variables, images: model.apply(variables, images, method="encode_image")),
+            "text": jax.jit(lambda variables, tokens: model.apply(variables, tokens, method="encode_text")),
+        }
+
+    def images(self, images: Iterable[np.ndarray], *, batch_size: int | None = None) -> np.ndarray:
+        """Encodes decoded images.
+
+        Args:
+            images: each uint8 `[stored_size, stored_size, 3]`.
+            batch_size: at a time; None takes that of the training.
+
+        Returns:
+            `[images, features]` float32, of length 1.
+        """
+        transform, rng = ImageTransform(self.config.data, training=False), np.random.default_rng(0)
+        return self._all("image", (transform(image, rng) for image in images), batch_size)
+
+    def photographs(self, paths: Sequence[str | Path]) -> np.ndarray:
+        """Encodes image files.
+
+        Args:
+            paths: of them.
+
+        Returns:
+            `[images, features]` float32, of length 1.
+
+        Raises:
+            InputError: one cannot be read.
+        """
+        config = self.config.data
+        decoded = (data.load_image(path, config.stored_size, fit=config.fit) for path in paths)
+        return self.images(decoded, batch_size=min(len(paths), self.config.training.batch_size))
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encodes texts.
+
+        Args:
+            texts: in words.
+
+        Returns:
+            `[texts, features]` float32, of length 1.
+        """
+        length = self.config.data.max_length
+        return self._all("text", (self.tokenizer.encode(text, length) for text in texts), min(len(texts), 256))
+
+    def part(self, examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Encodes all images and all captions of a part of the data.
+
+        Args:
+            examples: with images and captions.
+
+        Returns:
+            Features of the images and of the captions, and the place of each caption's image.
+        """
+        captions = [list(examples.describe(place)["captions"]) for place in range(len(examples))]
+        owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
+        images = self.images(examples[place]["image"] for place in range(len(examples)))
+        return images, self.texts([caption for own in captions for caption in own]), owners
+
+    def score(self, examples: Examples) -> dict[str, float]:
+        """Gives recalls and median ranks, `chance/mean_recall` of a random order, and `loss` with first captions."""
+        images, texts, owners = self.part(examples)
+        mesh = parallel.make_mesh() if jax.local_device_count() > 1 else None
+        scores = metrics.retrieval_scores(metrics.retrieval_ranks(images, texts, owners, mesh=mesh))
+        counts = np.bincount(owners)
+        chances = [
+            metrics.chance_recall(candidates, right, min(count, candidates))
+            for candidates, rights in ((len(texts), counts.tolist()), (len(images), [1] * len(counts)))
+            for right in rights
+            for count in metrics.RECALLS
+        ]
+        first = np.searchsorted(owners, np.arange(len(images)))
+        scalars: Any = self.model.apply(self.variables, method="scalars")
+        scale, bias = scalars
+        alone = dataclasses.replace(self.config, strategy="jit")
+        loss = compare_pairs(
+            alone, jnp.asarray(images), jnp.asarray(texts[first]), scale, bias, jnp.ones(len(images), bool)
+        )
+        sizes = {"images": float(len(images)), "captions": float(len(texts))}
+        return {**scores, "chance/mean_recall": float(np.mean(chances)), "loss": float(loss.mean), **sizes}
+
+    def _all(self, name: str, inputs: Iterable[np.ndarray], batch_size: int | None) -> np.ndarray:
+        size = batch_size or self.config.training.batch_size
+        found: list[np.ndarray] = []
+        waiting: list[np.ndarray] = []
+
+        def flush() -> None:
+            filled = np.zeros((size, *waiting[0].shape), waiting[0].dtype)
+            filled[: len(waiting)] = waiting
+            found.append(np.asarray(self._encode[name](self.variables, filled))[: len(waiting)])
+            waiting.clear()
+
+        for one in inputs:
+            waiting.append(one)
+            if len(waiting) == size:
+                flush()
+        if waiting:
+            flush()
+        width = self.config.model.features
+        return np.concatenate(found) if found else np.zeros((0, width), np.float32)
+
+
+def check_captions(examples: Examples, part: str) -> None:
+    """Checks that every image has a caption.
+
+    Args:
+        examples: of the part.
+        part: its name, for the message.
+
+    Raises:
+        InputError: one has none.
+    """
+    for place in range(len(examples)):
+        example = examples.describe(place)
+        if not any(str(caption).strip() for caption in example.get("captions", ())):
+            raise InputError(
+                f"every image needs a caption; {example.get('id', place)} of the part {part!r} has none. Add one, or "
+                "leave the image out."
+            )
+
+
+def _samples(embedder: Embedder, examples: Examples, count: int) -> list[RetrievalSample]:
+    """Captions at even distances, each with the images that it found first."""
+    if not count:
+        return []
+    images, texts, owners = embedder.part(examples)
+    captions = [caption for place in range(len(examples)) for caption in examples.describe(place)["captions"]]
+    samples = []
+    for text in np.unique(np.linspace(0, len(texts) - 1, count).astype(int)).tolist():
+        scores = images @ texts[text]
+        best = np.argsort(-scores, kind="stable")[:_SHOWN].tolist()
+        samples.append(
+            RetrievalSample(
+                query=captions[text],
+                images=[examples[place]["image"] for place in best],
+                names=[str(examples[place].get("id", place)) for place in best],
+                scores=[float(scores[place]) for place in best],
+                right=best.index(owners[text]) if owners[text] in best else None,
+            )
+        )
+    return samples
+
+
+def _example_batch(config: RetrievalConfig) -> dict[str, jax.Array]:
+    side = config.data.image_size
+    return {
+        "image": jnp.zeros((1, side, side, 3), jnp.uint8),
+        "text": jnp.ones((1, config.data.max_length), jnp.int32),
+    }
+
+
+def _initialise(model: models.DualEncoder, config: RetrievalConfig) -> dict[str, Any]:
+    return dict(jax.jit(model.init)(jax.random.key(config.seed), _example_batch(config)))
