@@ -4,6 +4,7 @@ from fusionjax.models.captioner import Captioner, CaptionerOutput, generate
 from fusionjax.models.classifier import ClassifierOutput, FusionClassifier
 from fusionjax.models.dual_encoder import DualEncoder, DualEncoderOutput
 from fusionjax.models.lstm_decoder import AttentionLSTMDecoder, LSTMDecoder
+from fusionjax.models.multi_task import MultiTask, task_model, task_variables
 from fusionjax.models.question_answering import AnswerOutput, VisualQuestionAnswering
 from fusionjax.models.transformer_decoder import TransformerDecoder
 from fusionjax.models.words import DecoderOutput
@@ -19,7 +20,10 @@ __all__ = [
     "DualEncoderOutput",
     "FusionClassifier",
     "LSTMDecoder",
+    "MultiTask",
     "TransformerDecoder",
     "VisualQuestionAnswering",
     "generate",
+    "task_model",
+    "task_variables",
 ]

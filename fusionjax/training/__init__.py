@@ -9,6 +9,18 @@ from fusionjax.training.optimizer import OptimizerConfig, is_kernel, make_optimi
 from fusionjax.training.progress import Progress
 from fusionjax.training.state import TrainState
 from fusionjax.training.step import TrainStep, make_train_step
+from fusionjax.training.task_weighting import (
+    TaskWeighting,
+    combine_tasks,
+    fixed,
+    grad_norm,
+    mgda,
+    min_norm_weights,
+    pc_grad,
+    sampling_probabilities,
+    uncertainty,
+)
+from fusionjax.training.tasks import TaskLosses
 from fusionjax.training.writer import MetricsWriter
 
 __all__ = [
@@ -22,13 +34,23 @@ __all__ = [
     "MetricsWriter",
     "OptimizerConfig",
     "Progress",
+    "TaskLosses",
+    "TaskWeighting",
     "TrainState",
     "TrainStep",
+    "combine_tasks",
     "fit",
+    "fixed",
+    "grad_norm",
     "is_kernel",
     "make_optimizer",
     "make_schedule",
     "make_train_step",
+    "mgda",
+    "min_norm_weights",
+    "pc_grad",
+    "sampling_probabilities",
     "start_average",
+    "uncertainty",
     "update_average",
 ]

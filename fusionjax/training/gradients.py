@@ -7,15 +7,16 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from fusionjax.training.loss import BatchLoss, LossFunction
+from fusionjax.training.tasks import TaskLosses
 
 
 class Sums(NamedTuple):
     """Sums over examples that may be added over micro-batches and devices.
 
     Attributes:
-        gradients: gradient of `total`, float32 or wider.
-        total: sum of the loss.
-        weight: sum of the weights.
+        gradients: gradient of `total`, float32 or wider; of several tasks one for each, `[tasks, ...]`.
+        total: sum of the loss; of several tasks `[tasks]`.
+        weight: sum of the weights; of several tasks `[tasks]`.
         metrics: pairs `(total, weight)` by name.
     """
 
@@ -82,6 +83,8 @@ def accumulate_gradients(
         Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, arXiv:2101.06983,
         section 3, for the cached features.
     """
+    if isinstance(loss_fn, TaskLosses):
+        return _task_by_task(loss_fn, params, model_state, batch, key, accumulate, sharding)
     if accumulate == 1:
         return sum_gradients(loss_fn, params, model_state, batch, key)
     if isinstance(loss_fn, BatchLoss):
@@ -141,6 +144,38 @@ def _through_features(
         hand_on, carry, (micro_batches, indices, split_batch(slopes, accumulate, sharding))
     )
     return Sums(gradients, *_wide((output.total, output.weight, dict(output.metrics)))), new_state
+
+
+def _task_by_task(
+    loss_fn: TaskLosses,
+    params: Any,
+    model_state: Any,
+    batch: Any,
+    key: jax.Array,
+    accumulate: int,
+    sharding: NamedSharding | None,
+) -> tuple[Sums, Any]:
+    """The sums of each task from its own part of the batch, side by side; zeros for a task that the batch leaves out.
+
+    Each task has its own forward pass, so that its gradient costs no more than its part of the sum's.
+    """
+    found, metrics = {}, {}
+    for place, name in enumerate(loss_fn.present(batch)):
+        sums, model_state = accumulate_gradients(
+            loss_fn.tasks[name],
+            params,
+            model_state,
+            batch[name],
+            jax.random.fold_in(key, place),
+            accumulate=accumulate,
+            sharding=sharding,
+        )
+        metrics |= {f"{name}/loss": (sums.total, sums.weight)}
+        metrics |= {f"{name}/{metric}": value for metric, value in sums.metrics.items()}
+        found[name] = sums._replace(metrics={})
+    empty = jax.tree.map(jnp.zeros_like, next(iter(found.values())))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(found.get(name, empty) for name in loss_fn.tasks))
+    return stacked._replace(metrics=metrics), model_state
 
 
 def _wide(tree: Any) -> Any:

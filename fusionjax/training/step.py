@@ -24,6 +24,7 @@ from fusionjax.training.average import update_average
 from fusionjax.training.gradients import Sums, accumulate_gradients
 from fusionjax.training.loss import LossFunction
 from fusionjax.training.state import TrainState
+from fusionjax.training.tasks import TaskLosses
 
 STRATEGIES = ("jit", "pmap")
 
@@ -39,12 +40,14 @@ class TrainStep:
         strategy: `"jit"` or `"pmap"`.
         accumulate: micro-batches per step.
         compiled: the compiled function of a prepared state and a placed batch.
+        is_multi_task: whether a batch holds one for each task.
     """
 
     mesh: Mesh
     strategy: str
     accumulate: int
     compiled: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+    is_multi_task: bool = False
 
     def prepare(self, state: TrainState) -> TrainState:
         """Copies a state to the devices in the layout of the strategy; the given one stays alive."""
@@ -55,7 +58,15 @@ class TrainStep:
         return unstack_replicas(state) if self.strategy == "pmap" else unreplicate(state)
 
     def place(self, batch: Any) -> Any:
-        """Splits a batch of arrays `[batch, ...]` over the devices; raises ValueError if it does not divide."""
+        """Splits a batch of arrays `[batch, ...]` over the devices; raises ValueError if it does not divide.
+
+        Of several tasks each has a batch of its own, which divides on its own.
+        """
+        if self.is_multi_task:
+            return {name: self._place(part) for name, part in batch.items()}
+        return self._place(batch)
+
+    def _place(self, batch: Any) -> Any:
         check_divisible(batch, self.mesh, self.accumulate)
         return stack_batch(batch, self.mesh) if self.strategy == "pmap" else shard_batch(batch, self.mesh)
 
@@ -80,7 +91,7 @@ def make_train_step(
     examples (batch normalisation) or draws random numbers (dropout): `"pmap"` devices draw from their own keys.
 
     Args:
-        loss_fn: `(params, model_state, batch, key) -> LossOutput` of sums.
+        loss_fn: `(params, model_state, batch, key) -> LossOutput` of sums; or `TaskLosses`.
         optimizer: optax transformation, from `make_optimizer`.
         strategy: `"jit"` (batch sharded over the mesh, state replicated) or `"pmap"` (one program per device).
         mesh: the devices, from `make_mesh`; `None` takes all local ones.
@@ -114,6 +125,7 @@ def make_train_step(
     mesh = make_mesh() if mesh is None else mesh
     over_devices = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     replicated = NamedSharding(mesh, PartitionSpec())
+    is_multi_task = isinstance(loss_fn, TaskLosses)
     micro = NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
 
     def jit_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -135,10 +147,10 @@ def make_train_step(
         compiled = jax.jit(
             jit_step, donate_argnums=0, in_shardings=(replicated, over_devices), out_shardings=replicated
         )
-        return TrainStep(mesh, strategy, accumulate, compiled)
+        return TrainStep(mesh, strategy, accumulate, compiled, is_multi_task)
     devices = list(mesh.devices.flat)
     compiled = jax.pmap(pmap_step, DATA_AXIS, devices=devices, donate_argnums=0, out_axes=(0, None))
-    return TrainStep(mesh, strategy, accumulate, compiled)
+    return TrainStep(mesh, strategy, accumulate, compiled, is_multi_task)
 
 
 def _mean_over_devices(model_state: Any) -> Any:
@@ -162,12 +174,21 @@ def _update(
             f"the state must keep an average of the parameters if, and only if, the step does; got ema_decay "
             f"{ema_decay} and a state with {has}. Give the same ema_decay to both."
         )
-    gradients = jax.tree.map(lambda leaf: leaf * _inverse(sums.weight), sums.gradients)
+    inverse, losses = _inverse(sums.weight), sums.total * _inverse(sums.weight)
+    # Of several tasks: [tasks, ...] x [tasks]
+    gradients = jax.tree.map(
+        lambda leaf: leaf * inverse.reshape(inverse.shape + (1,) * (leaf.ndim - inverse.ndim)), sums.gradients
+    )
     metrics = {name: total * _inverse(weight) for name, (total, weight) in sums.metrics.items()}
-    metrics |= {"loss": sums.total * _inverse(sums.weight), "grad_norm": optax.tree.norm(gradients)}
+    metrics |= {"loss": losses.sum(), "grad_norm": optax.tree.norm(gradients)}
     # The optimiser's state keeps the parameters' dtypes, so that every step has the same types.
     gradients = jax.tree.map(lambda leaf, param: leaf.astype(param.dtype), gradients, state.params)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    if losses.ndim:
+        # What a batch leaves out has no loss.
+        extra = {"losses": jnp.where(sums.weight == 0, jnp.nan, losses)}
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, **extra)  # type: ignore[call-arg]
+    else:
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema_params = state.ema_params
     if ema_decay is not None:
