@@ -23,6 +23,7 @@ tyro = require("tyro", extra="cli")
 RECIPES: dict[str, ModuleType] = {
     "captioning": recipes.captioning,
     "classification": recipes.classification,
+    "multi-task": recipes.multi_task,
     "retrieval": recipes.retrieval,
     "vqa": recipes.vqa,
 }

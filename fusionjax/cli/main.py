@@ -18,7 +18,8 @@ from fusionjax.errors import InputError
 USAGE = """usage: fusionjax COMMAND ...
 
 commands:
-  train RECIPE      trains, evaluates and reports; RECIPE is captioning, classification, retrieval or vqa
+  train RECIPE      trains, evaluates and reports; RECIPE is captioning, classification,
+                    multi-task, retrieval or vqa
   evaluate RUN      the metrics of a trained run, also on other data
   caption RUN PHOTO [PHOTO ...]
                     captions for photographs

@@ -9,6 +9,7 @@ from fusionjax.data.grammar import Question, combination_split
 from fusionjax.data.image_sets import check_images, decode_images
 from fusionjax.data.images import load_image
 from fusionjax.data.loader import Loader, LoaderIterator, make_loader
+from fusionjax.data.mixing import MixedIterator, MixedLoader
 from fusionjax.data.scenes import SceneExample, Scenes
 from fusionjax.data.sort_of_clevr import SortOfClevr
 from fusionjax.data.tfds_source import TFDSSource, tfds_splits
@@ -21,6 +22,8 @@ __all__ = [
     "EasyVQA",
     "Loader",
     "LoaderIterator",
+    "MixedIterator",
+    "MixedLoader",
     "Question",
     "QuestionExample",
     "QuestionFolder",

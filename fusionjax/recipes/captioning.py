@@ -269,7 +269,7 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
     if outcome.interrupted:
         return None
     writer = CaptionWriter(model, outcome.variables, tokenizer, config.data.max_length)
-    results, samples = _evaluate(writer, config, test, "test")
+    results, samples = score_captions(writer, config, test, "test")
     results |= outcome.effort()
     title = f"Captioning: {run.path.name}"
     write_report(run.report, title=title, summary=results, samples=samples, history=outcome.history)
@@ -370,7 +370,7 @@ def evaluate(
     """
     writer, config = load(path)
     config = config_of(config)
-    return _evaluate(writer, config, engine.not_empty(DataParts(config.data)[split], split), split)[0]
+    return score_captions(writer, config, engine.not_empty(DataParts(config.data)[split], split), split)[0]
 
 
 def caption(
@@ -451,9 +451,20 @@ def _validation(
     return validate
 
 
-def _evaluate(
+def score_captions(
     writer: CaptionWriter, config: CaptioningConfig, examples: Examples, split: str
 ) -> tuple[dict[str, float], list[CaptionSample]]:
+    """Writes captions for a part of the data and scores them.
+
+    Args:
+        writer: of captions.
+        config: the settings.
+        examples: with images and captions.
+        split: name of the part, for the metrics.
+
+    Returns:
+        Flat metrics, such as `test/cider_d`, and samples for the report.
+    """
     transform = ImageTransform(config.data, training=False)
     pixels = np.stack([transform(example["image"], np.random.default_rng(0)) for example in examples])
     written = writer.write(pixels, config.decoding)

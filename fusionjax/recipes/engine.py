@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from fusionjax import data, parallel, training
@@ -87,6 +88,7 @@ class Job:
         batch_size: where it is not the training's.
         epochs: where they are not the training's.
         quiet: shows no progress.
+        first_link: of the optimiser, before what the settings say, such as `training.combine_tasks`.
     """
 
     run: Run
@@ -96,7 +98,7 @@ class Job:
     seed: int
     variables: Mapping[str, Any]
     loss_fn: training.LossFunction
-    loader: data.Loader
+    loader: data.Loader | data.MixedLoader
     epoch_examples: int
     validate: Callable[[dict[str, Any]], dict[str, float]] | None = None
     stage: str = ""
@@ -104,6 +106,7 @@ class Job:
     batch_size: int | None = None
     epochs: float | None = None
     quiet: bool = False
+    first_link: optax.GradientTransformation | None = None
 
 
 def compute_dtype(config: TrainingConfig) -> Any:
@@ -164,7 +167,7 @@ def run_training(job: Job) -> Outcome:
     began, began_cpu = time.perf_counter(), time.process_time()
     optimizer, schedule, train_step = _make_step(job, steps)
     state = _initial_state(job.variables, optimizer, job.training, job.seed)
-    with training.Checkpoints(checkpoint_folder(job.run, job.stage)) as checkpoints, iter(job.loader) as batches:
+    with training.Checkpoints(checkpoint_folder(job.run, job.stage)) as checkpoints, _open_loader(job) as batches:
         start = 0
         if checkpoints.latest_step is not None:
             state, position, start = checkpoints.restore(state)
@@ -213,6 +216,7 @@ def _make_step(job: Job, steps: int) -> tuple[Any, Callable[[int], Any], trainin
         # A short run keeps the share of its warm-up small.
         warmup = min(job.optimizer.warmup_steps, steps // 10)
         optimizer, schedule = training.make_optimizer(dataclasses.replace(job.optimizer, warmup_steps=warmup), steps)
+        optimizer = _chain(job.first_link, optimizer)
         mesh = mesh_of(_batch_size(job) // config.accumulate)
         train_step = training.make_train_step(
             job.loss_fn,
@@ -225,6 +229,14 @@ def _make_step(job: Job, steps: int) -> tuple[Any, Callable[[int], Any], trainin
     except ValueError as error:
         raise InputError(str(error)) from error
     return optimizer, schedule, train_step
+
+
+def _open_loader(job: Job) -> Any:
+    return iter(job.loader)
+
+
+def _chain(first: optax.GradientTransformation | None, optimizer: Any) -> Any:
+    return optimizer if first is None else optax.chain(first, optimizer)
 
 
 def _planned_steps(job: Job) -> int:
@@ -245,7 +257,7 @@ def _seconds_per_step(job: Job) -> float:
     """Trains a few steps, on a copy of the parameters, and forgets them."""
     optimizer, _, train_step = _make_step(job, 1000)
     state = train_step.prepare(_initial_state(job.variables, optimizer, job.training, job.seed))
-    with iter(job.loader) as batches:
+    with _open_loader(job) as batches:
         for _ in range(_WARM_UP_STEPS):
             state, measured = train_step(state, next(batches))
         jax.block_until_ready(measured)
@@ -258,7 +270,13 @@ def _seconds_per_step(job: Job) -> float:
 
 
 def restore_variables(
-    run: Run, variables: Mapping[str, Any], config: TrainingConfig, optimizer: training.OptimizerConfig, stage: str = ""
+    run: Run,
+    variables: Mapping[str, Any],
+    config: TrainingConfig,
+    optimizer: training.OptimizerConfig,
+    stage: str = "",
+    *,
+    first_link: optax.GradientTransformation | None = None,
 ) -> dict[str, Any]:
     """Reads the variables of a trained run.
 
@@ -268,6 +286,7 @@ def restore_variables(
         config: the training's settings.
         optimizer: the optimiser's settings.
         stage: the last stage of the run.
+        first_link: of the training's optimiser.
 
     Returns:
         The variables to evaluate with.
@@ -276,6 +295,7 @@ def restore_variables(
         InputError: there is no checkpoint, or it is damaged.
     """
     transformation, _ = training.make_optimizer(dataclasses.replace(optimizer, warmup_steps=0), 1)
+    transformation = _chain(first_link, transformation)
     template = jax.eval_shape(lambda tree: _initial_state(tree, transformation, config, 0), variables)
     with training.Checkpoints(checkpoint_folder(run, stage), read_only=True) as checkpoints:
         state, _, _ = checkpoints.restore(template, checkpoints.best_step if config.use_best else None)

@@ -159,7 +159,8 @@ def _task_by_task(
 
     Each task has its own forward pass, so that its gradient costs no more than its part of the sum's.
     """
-    found, metrics = {}, {}
+    found: dict[str, Sums] = {}
+    metrics: dict[str, tuple[jax.Array, jax.Array]] = {}
     for place, name in enumerate(loss_fn.present(batch)):
         sums, model_state = accumulate_gradients(
             loss_fn.tasks[name],

@@ -186,7 +186,7 @@ def _update(
     if losses.ndim:
         # What a batch leaves out has no loss.
         extra = {"losses": jnp.where(sums.weight == 0, jnp.nan, losses)}
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, **extra)  # type: ignore[call-arg]
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, **extra)
     else:
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -65,11 +65,13 @@ class TaskLosses:
 
     def __call__(self, params: Any, model_state: Any, batch: Any, key: jax.Array, /) -> LossOutput:
         """Computes the sums of each task, vectors `[tasks]`; the state goes from task to task."""
-        totals, weights, metrics = {}, {}, {}
+        totals: dict[str, jax.Array] = {}
+        weights: dict[str, jax.Array] = {}
+        metrics: dict[str, tuple[jax.Array, jax.Array]] = {}
         for place, name in enumerate(self.present(batch)):
             output = self.tasks[name](params, model_state, batch[name], jax.random.fold_in(key, place))
             totals[name], weights[name] = output.total, output.weight
-            metrics |= {f"{name}/{key}": value for key, value in output.metrics.items()}
+            metrics |= {f"{name}/{metric}": value for metric, value in output.metrics.items()}
             model_state = model_state if output.model_state is None else output.model_state
         zero = jnp.zeros((), jnp.float32)
         return LossOutput(
