@@ -67,6 +67,8 @@ benchmarks: .venv-old/ready
 	.venv-old/bin/fusionjax bench train --peers torch,flax
 	.venv-old/bin/fusionjax bench ops
 	.venv-old/bin/python benchmarks/captioning.py --data $(DATA) --seeds $(SEEDS)
+	.venv-old/bin/python benchmarks/contrastive.py
+	.venv-old/bin/python benchmarks/recall.py
 
 campaign: .venv-old/ready
 	.venv-old/bin/python -m pytest -q tests/campaign

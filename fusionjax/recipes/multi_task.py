@@ -430,8 +430,6 @@ def _loader(task: str, config: MultiTaskConfig, words: Words, examples: Examples
     elif task == "classification":
         source = classification.label_pairs(examples)
         transform = classification.PairTransform(tokenizer, words.classes, settings, training=True)
-    elif task == "retrieval":
-        transform = CaptionTransform(tokenizer, dataclasses.replace(settings, captions_per_image=1), training=True)
     return data.make_loader(
         source,
         transform,
@@ -473,8 +471,7 @@ def _score(
             classifier = classification.Classifier(alone, own, words.vocabulary.tokenizer, words.classes, settings)
             scores = classifier.score(classification.label_pairs(examples, words.classes))
         else:
-            one_caption = dataclasses.replace(config.data, captions_per_image=1)
-            settings = retrieval.Config(data=one_caption, training=config.training)
+            settings = retrieval.Config(**shared)
             scores = retrieval.Embedder(alone, own, words.vocabulary.tokenizer, settings).score(examples)
         results |= {f"{split}/{task}/{name}": value for name, value in scores.items()}
     return results, samples

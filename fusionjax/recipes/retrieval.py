@@ -79,7 +79,8 @@ class RetrievalConfig:
         strategy: `jit` shards each batch over the local devices; `pmap` replicates the step.
         loss: `info_nce` (CLIP), `sigmoid` (SigLIP), or triplets with the hardest wrong partner (VSE++) or all of them.
         margin: of the triplets.
-        data: what to learn from; a step takes one caption of each image, at random.
+        data: what to learn from; a step takes `captions_per_image` captions of each image, at random, and compares the
+            images with the first of each, with the second of each, and so on.
         model: the towers' shape.
         optimizer: how to learn.
         training: how long; with `accumulate` the batch is encoded in parts and compared as a whole.
@@ -102,11 +103,6 @@ class RetrievalConfig:
     def __post_init__(self) -> None:
         """Checks the values."""
         require_not_negative(self, "seed", "report_samples", "margin")
-        if self.data.captions_per_image != 1:
-            raise InputError(
-                f"retrieval compares one caption of each image at a time; got captions_per_image "
-                f"{self.data.captions_per_image}. Set it to 1; over the epochs all captions have their turn."
-            )
         if self.strategy == "pmap" and "triplet" in self.loss:
             raise InputError(f"pmap has rings for info_nce and sigmoid only; got loss {self.loss}. Use strategy jit.")
 
@@ -137,6 +133,7 @@ def preset(source: str) -> RetrievalConfig:
         image_size=96,
         margin=1 / 6,
         flip=True,
+        captions_per_image=5,
         min_count=2,
         max_length=26,
     )
@@ -189,7 +186,10 @@ def build_model(config: RetrievalConfig, vocab_size: int) -> models.DualEncoder:
 
 
 def make_loss(model: models.DualEncoder, config: RetrievalConfig, mesh: Mesh | None = None) -> training.BatchLoss:
-    """Makes the training loss: every image of the batch against every caption, however the batch is encoded.
+    """Makes the training loss: every image of the batch against a caption of each, however the batch is encoded.
+
+    Of several captions of each image, the loss is the mean over the first of each, the second of each, and so on: a
+    step of k captions encodes its images once.
 
     Args:
         model: the two towers.
@@ -201,10 +201,9 @@ def make_loss(model: models.DualEncoder, config: RetrievalConfig, mesh: Mesh | N
     """
 
     def encode(params: Any, model_state: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
-        texts = batch["text"].reshape(-1, batch["text"].shape[-1])
         output, updated = model.apply(
             {"params": params, **model_state},
-            {"image": batch["image"], "text": texts},
+            batch,
             deterministic=False,
             rngs={"dropout": key},
             mutable=list(model_state),
@@ -214,9 +213,15 @@ def make_loss(model: models.DualEncoder, config: RetrievalConfig, mesh: Mesh | N
     def compare(params: Any, features: Any, batch: Any) -> training.LossOutput:
         scalars: Any = model.apply({"params": params}, method="scalars")
         scale, bias = scalars
+        # [batch, features], [batch, captions, features]
         images, texts = features
-        loss = compare_pairs(config, images, texts, scale, bias, (batch["text"] != 0).any((1, 2)), mesh)
-        return training.LossOutput(loss.total, loss.weight, {"scale": (scale * loss.weight, loss.weight)})
+        keep = (batch["text"] != 0).any(-1)
+        found = [
+            compare_pairs(config, images, texts[:, place], scale, bias, keep[:, place], mesh)
+            for place in range(texts.shape[1])
+        ]
+        total, weight = sum(one.total for one in found), sum(one.weight for one in found)
+        return training.LossOutput(total, weight, {"scale": (scale * weight, weight)})  # type: ignore[arg-type]
 
     return training.BatchLoss(encode, compare)
 

@@ -16,7 +16,6 @@ from fusionjax import data, losses, training
 from fusionjax.cli import main
 from fusionjax.errors import InputError
 from fusionjax.recipes import retrieval, search
-from fusionjax.recipes.config import DataConfig
 from fusionjax.recipes.retrieval_report import RetrievalSample
 from tests.recipes.tiny import WORDS, make_once, picture, write_flickr
 
@@ -202,8 +201,8 @@ def test_the_loss_that_the_config_names(name: str) -> None:
     np.testing.assert_allclose(found.total, expected.total, rtol=1e-6)
 
 
-def test_an_image_without_words_does_not_count() -> None:
-    """Rows of padding, such as those that fill up a batch, have no part in the loss."""
+def test_captions_are_compared_one_after_the_other_and_those_without_words_do_not_count() -> None:
+    """A step of several captions of each image is the mean of steps of one; rows of padding have no part."""
     model = retrieval.RetrievalConfig(
         model=retrieval.ModelConfig(
             cnn_features=(3,), normalization=None, text_features=3, features=5, dropout_rate=0.0
@@ -214,7 +213,7 @@ def test_an_image_without_words_does_not_count() -> None:
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.integers(0, 255, (3, 8, 8, 3)), jnp.uint8),
-        "text": jnp.asarray(rng.integers(1, 9, (3, 1, 4))),
+        "text": jnp.asarray(rng.integers(1, 9, (3, 2, 4))),
     }
     params = jax.jit(towers.init)(jax.random.key(0), batch)["params"]
     call = jax.jit(lambda batch: loss_fn(params, {}, batch, jax.random.key(0))[:2])
@@ -222,13 +221,14 @@ def test_an_image_without_words_does_not_count() -> None:
     padded = call(jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 2), *[(0, 0)] * (leaf.ndim - 1))), batch))
     assert isinstance(loss_fn, training.BatchLoss)
     np.testing.assert_allclose(padded, whole, rtol=1e-5)
-    assert whole[1] == 3
+    assert whole[1] == 6
+    single = [call({**batch, "text": batch["text"][:, place : place + 1]}) for place in range(2)]
+    np.testing.assert_allclose(whole[0], single[0][0] + single[1][0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("message", "changes"),
     [
-        ("one caption of each image at a time; got captions_per_image 2", {"data": DataConfig(captions_per_image=2)}),
         ("rings for info_nce and sigmoid only; got loss all_triplets", {"strategy": "pmap", "loss": "all_triplets"}),
         ("margin must not be negative; got -1", {"margin": -1}),
     ],
