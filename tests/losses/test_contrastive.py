@@ -10,10 +10,13 @@ from fusionjax import losses, parallel
 from tests.losses.contrastive import CASES, FORMS, Case, expected, found, make_case, unit_rows
 
 LOSSES = ("info_nce", "sigmoid")
+CORE = ("plain", "chunked", "ring of 8, chunked", "ring by pmap")
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [form if form in CORE else pytest.param(form, marks=pytest.mark.slow) for form in FORMS]
+)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_values_and_gradients(loss, form, case):
     case = make_case(case)
@@ -29,6 +32,7 @@ def test_values_and_gradients(loss, form, case):
         np.testing.assert_allclose(one, true, rtol=0, atol=4 * precision * np.abs(gradients[0]).max() + floor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_one_example_a_device(loss):
     case = make_case("large scale", batch=8)
@@ -46,7 +50,8 @@ def test_certainty_is_not_rounded_to_zero():
     np.testing.assert_allclose(np.diagonal(found_gradients[0]), -30 * 2 * np.exp(-30), rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["plain", "chunked", "ring of 1"])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["plain", "chunked"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_pair_alone(loss, form):
     one = np.ones((1, 4), np.float32) / 2
@@ -56,6 +61,7 @@ def test_a_pair_alone(loss, form):
     np.testing.assert_allclose(gradients[0], true_gradients[0], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["plain", "chunked", "ring of 8"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_is_masked_does_not_matter(loss, form):
@@ -67,6 +73,7 @@ def test_what_is_masked_does_not_matter(loss, form):
     assert not first[2][1][~case.mask].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [losses.info_nce, losses.sigmoid_contrastive])
 def test_bfloat16_features_are_summed_in_float32(loss):
     rng = np.random.default_rng(2)
@@ -112,6 +119,7 @@ def test_the_form_follows_the_size_and_the_mesh():
     assert not holds_the_matrix(1024, mesh=parallel.make_mesh(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_memory_grows_with_the_local_batch(loss):
     """The compiled gradient holds some arrays of the features' size and a block, and no matrix of similarities."""

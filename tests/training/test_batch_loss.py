@@ -89,6 +89,7 @@ def test_parts_give_the_gradient_of_the_whole(name: str, accumulate: int) -> Non
     close(found, whole(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["info_nce", "sigmoid"])
 def test_parts_as_a_ring_over_devices(name: str) -> None:
     mesh = parallel.make_mesh(2)
@@ -104,6 +105,7 @@ def test_parts_as_a_ring_of_pmap() -> None:
     np.testing.assert_allclose(metrics["loss"], whole("info_nce")[1]["loss"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_of_parts_is_another_one() -> None:
     """Without the two parts told apart, accumulation compares the examples of each micro-batch only."""
     whole_loss = _without_state(make_loss("info_nce"))
@@ -115,6 +117,7 @@ def test_a_loss_of_parts_is_another_one() -> None:
     assert float(found[1]["loss"]) < 0.9 * float(whole("info_nce")[1]["loss"])
 
 
+@pytest.mark.slow
 def test_dropout_and_state_are_the_same_both_times() -> None:
     """The gradient is that of one function: all parts encoded in a row, compared together."""
     loss_fn, params, key = make_loss("info_nce", 0.4), make_params(), jax.random.key(5)

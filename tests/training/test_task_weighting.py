@@ -74,8 +74,7 @@ def test_pc_grad_leaves_what_agrees() -> None:
     np.testing.assert_allclose(found, rows.sum(0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("tasks", [2, 3, 4])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("tasks", "seed"), [(2, 0), (3, 0), (3, 1), (4, 2)])
 def test_mgda_finds_the_shortest_mean(tasks: int, seed: int) -> None:
     gradients, rows = draw_gradients(seed, tasks)
     found, state = combine(training.mgda(), [(gradients, np.ones(tasks))])
@@ -92,6 +91,7 @@ def test_mgda_finds_the_shortest_mean(tasks: int, seed: int) -> None:
     assert (rows @ found >= 0.999 * np.sum(found**2)).all()
 
 
+@pytest.mark.slow
 def test_mgda_of_equal_and_of_missing_gradients() -> None:
     gradients, rows = draw_gradients()
     same = jax.tree.map(lambda leaf: jnp.stack([leaf[0], leaf[0], leaf[1]]), gradients)
@@ -103,6 +103,7 @@ def test_mgda_of_equal_and_of_missing_gradients() -> None:
     assert state.weights.tolist() == [0, 1, 0]
 
 
+@pytest.mark.slow
 def test_normalised_mgda_does_not_favour_the_smallest() -> None:
     gradients, _ = draw_gradients(opposed=False)
     scaled = jax.tree.map(
@@ -112,6 +113,7 @@ def test_normalised_mgda_does_not_favour_the_smallest() -> None:
     np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_uncertainty_learns_the_inverse_of_twice_the_loss() -> None:
     gradients, rows = draw_gradients()
     losses = np.array([0.5, 2.0, 8.0])
@@ -141,6 +143,7 @@ def test_grad_norm_follows_the_slope_of_its_loss() -> None:
     np.testing.assert_allclose(state.weights, used, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_grad_norm_makes_gradients_equally_long() -> None:
     gradients, rows = draw_gradients()
     _, state = combine(training.grad_norm(alpha=0.0, learning_rate=0.01), [(gradients, np.ones(3))] * 600)

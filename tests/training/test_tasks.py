@@ -93,6 +93,7 @@ def test_the_step_goes_down_the_sum_of_the_means(options: dict[str, Any]) -> Non
     np.testing.assert_allclose(combined.rule, [-0.1 * (0.5 - means["square"]), -0.1 * (0.5 - means["pair"])], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pmap_sums_each_task_over_the_devices() -> None:
     """The regression alone: a comparison under pmap needs its ring."""
     batch = {"square": make_batch()["square"]}
@@ -104,6 +105,7 @@ def test_pmap_sums_each_task_over_the_devices() -> None:
     np.testing.assert_allclose(metrics["square/loss"], means["square"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_task_left_out_has_no_part() -> None:
     batch = make_batch()
     del batch["square"]
