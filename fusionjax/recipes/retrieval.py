@@ -220,8 +220,9 @@ def make_loss(model: models.DualEncoder, config: RetrievalConfig, mesh: Mesh | N
             compare_pairs(config, images, texts[:, place], scale, bias, keep[:, place], mesh)
             for place in range(texts.shape[1])
         ]
-        total, weight = sum(one.total for one in found), sum(one.weight for one in found)
-        return training.LossOutput(total, weight, {"scale": (scale * weight, weight)})  # type: ignore[arg-type]
+        total = jnp.stack([one.total for one in found]).sum()
+        weight = jnp.stack([one.weight for one in found]).sum()
+        return training.LossOutput(total, weight, {"scale": (scale * weight, weight)})
 
     return training.BatchLoss(encode, compare)
 
