@@ -13,8 +13,8 @@ SEEDS ?= 0 1 2
 OLD := $(shell .ci/python 3.11 $(PYTHON))
 NEW := $(shell .ci/python 3.13)
 
-# Whole programs, in which the version of Python and JAX matters least.
-OLD_ONLY := $(foreach folder,benchmarks cli examples recipes,--ignore=tests/$(folder))
+# Whole programs and models, in which the version of Python and JAX matters least; models are in the contracts too.
+OLD_ONLY := $(foreach folder,benchmarks cli compress examples models recipes,--ignore=tests/$(folder))
 
 .PHONY: demo test lint test-old test-new test-tpu benchmarks campaign clean
 

@@ -131,7 +131,7 @@ def chance_recall(candidates: int, right: int, count: int) -> float:
         The probability of a right one among them, 1 - C(candidates - right, count) / C(candidates, count).
 
     Example:
-        >>> chance_recall(100, 1, 10)
+        >>> round(chance_recall(100, 1, 10), 6)
         0.1
     """
     return 1 - math.comb(candidates - right, count) / math.comb(candidates, count)

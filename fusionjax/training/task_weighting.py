@@ -58,6 +58,9 @@ def combine_tasks(
     Returns:
         The transformation.
 
+    Raises:
+        ValueError: `num_tasks` is below 1.
+
     Example:
         >>> chain = optax.chain(combine_tasks(fixed([1.0, 0.5]), 2), optax.sgd(1.0))
         >>> params = {"w": jnp.zeros(3)}
@@ -131,6 +134,9 @@ def uncertainty(learning_rate: float = 0.01) -> TaskWeighting:
     Returns:
         The rule; its state are the s_k, `[tasks]`.
 
+    Raises:
+        ValueError: the rate is not above 0.
+
     References:
         Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and
         Semantics", 2018, arXiv:1705.07115, eq. 7 and 10.
@@ -175,6 +181,9 @@ def grad_norm(alpha: float = 1.5, learning_rate: float = 0.025) -> TaskWeighting
 
     Returns:
         The rule.
+
+    Raises:
+        ValueError: the rate is not above 0, or alpha is negative.
 
     References:
         Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks", 2018,
@@ -256,6 +265,9 @@ def mgda(*, normalize: bool = False) -> TaskWeighting:
 
     Returns:
         The rule.
+
+    Raises:
+        ValueError: there are more than eight tasks.
 
     References:
         Desideri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization", 2012. Sener and Koltun,
