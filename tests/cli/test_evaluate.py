@@ -88,7 +88,10 @@ def test_config_cut_off(copy: Path, capfd: Captured) -> None:
 def test_recipe_of_another_version(copy: Path, capfd: Captured) -> None:
     header = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**header, "recipe": "dreaming"}))
-    assert "must be a run of captioning, classification or vqa; it is one of 'dreaming'" in refused(capfd, copy)
+    assert (
+        "must be a run of captioning, classification, multi-task, retrieval or vqa; it is one of 'dreaming'"
+        in refused(capfd, copy)
+    )
 
 
 def test_checkpoint_with_a_byte_flipped(copy: Path, capfd: Captured) -> None:

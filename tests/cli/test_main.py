@@ -24,7 +24,7 @@ Captured = pytest.CaptureFixture[str]
     [
         ("--help", ["train RECIPE", "evaluate RUN", "caption RUN PHOTO", "bench WORKLOAD", "--json", "--traceback"]),
         ("help", ["exit codes: 0 done, 2 bad input or usage, 130 stopped by Ctrl-C"]),
-        ("train --help", ["RECIPE is captioning, classification or vqa"]),
+        ("train --help", ["RECIPE is captioning, classification, multi-task, retrieval or vqa"]),
         (
             "train captioning --help",
             ["--data.source {scenes,flickr,coco,tfds,easy-vqa,sort-of-clevr,vqa}", "--output", "--seed", "--json"],
@@ -55,9 +55,18 @@ def test_help(capfd: Captured, words: str, mentioned: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("frobnicate", "the command must be one of train, evaluate, caption, ask, compare, bench; got 'frobnicate'."),
-        ("train", "train needs a recipe, captioning, classification or vqa; got ''. See fusionjax --help."),
-        ("train cooking", "train needs a recipe, captioning, classification or vqa; got 'cooking'."),
+        (
+            "frobnicate",
+            "the command must be one of train, evaluate, caption, ask, search, classify, compare, bench; got 'frobnicate'",
+        ),
+        (
+            "train",
+            "train needs a recipe, captioning, classification, multi-task, retrieval or vqa; got ''. See fusionjax",
+        ),
+        (
+            "train cooking",
+            "train needs a recipe, captioning, classification, multi-task, retrieval or vqa; got 'cooking'.",
+        ),
         ("train captioning --data.foo 3", "Unrecognized options: --data.foo, 3. Perhaps you meant --data.fit."),
         ("train captioning more", "Unrecognized options: more. See fusionjax train captioning --help."),
         ("train captioning --seed", "Missing value for argument '--seed'."),

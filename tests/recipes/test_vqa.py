@@ -53,7 +53,7 @@ def test_an_answer_is_chosen(tmp_path: Path, photograph: str, capfd: Captured) -
     assert metrics["train/steps"] == 12 and metrics["train/examples_per_second"] > 0
     assert metrics["model/parameters"] > 1000 and metrics["test/questions_per_second"] > 0
     page = (run / "report.html").read_text()
-    assert all(name in page for name in ("<h2>Predictions</h2>", "test/accuracy/count", "scenes-0-test-", "yes"))
+    assert all(name in page for name in ("<h2>Predictions</h2>", "test/accuracy/nearest", "scenes-of-3-0-test-", "yes"))
     assert learn(run, "--json") == 0  # has ended already
     assert json.loads(capfd.readouterr().out) == metrics
     assert main(["evaluate", str(run), "--json"]) == 0
@@ -115,7 +115,10 @@ def test_two_fusions_beside_each_other(tmp_path: Path, capfd: Captured) -> None:
     ("words", "message"),
     [
         (["compare", "vqa"], "a comparison needs something to vary; got nothing. Add --vary SETTING=VALUE,VALUE."),
-        (["compare", "qa"], "compare needs a recipe, captioning, classification or vqa; got 'qa'."),
+        (
+            ["compare", "qa"],
+            "compare needs a recipe, captioning, classification, multi-task, retrieval or vqa; got 'qa'.",
+        ),
         (["compare", "vqa", "--vary", "fusion=mutan,none"], "none"),
         (
             ["compare", "vqa", "--vary", "seed=1,2", "--seeds", "1", "1"],
