@@ -136,7 +136,7 @@ def write_search_page(path: str | Path, text: str, hits: Sequence[Hit]) -> None:
     """
     sample = RetrievalSample(
         query=text,
-        images=[data.load_image(hit.image, 320, fit="pad") for hit in hits],
+        images=[data.load_image(hit.image) for hit in hits],
         names=[Path(hit.image).name for hit in hits],
         scores=[hit.score for hit in hits],
         is_known=False,
