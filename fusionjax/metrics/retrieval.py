@@ -71,22 +71,11 @@ def retrieval_ranks(
     filled_owners = np.full(len(filled_texts), -1, np.int32)
     filled_owners[:num_texts] = owners
     own_blocks = _own_blocks(owners, rows, columns, row_blocks, devices)
-    count = functools.partial(
-        _count, rows=rows, columns=columns, axis_name=None if mesh is None else mesh.axis_names[0]
-    )
     if mesh is None:
-        above = jax.jit(count)(filled_images, filled_texts, filled_owners, own_blocks[0], jnp.int32(0))
+        own_blocks, first = own_blocks[0], np.int32(0)
     else:
-        split, copied = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
         first = np.arange(devices, dtype=np.int32) * rows * row_blocks
-        mapped = jax.shard_map(
-            lambda images, texts, owners, blocks, first: count(images, texts, owners, blocks[0], first[0]),
-            mesh=mesh,
-            in_specs=(split, copied, copied, split, split),
-            out_specs=(split, copied, split, copied),
-            check_vma=False,
-        )
-        above = jax.jit(mapped)(filled_images, filled_texts, filled_owners, own_blocks, first)
+    above = _compiled(rows, columns, mesh)(filled_images, filled_texts, filled_owners, own_blocks, first)
     of_images, of_texts, best_of_images, best_of_texts = (np.asarray(leaf) for leaf in above)
     # What was filled up scores 0.
     of_images = of_images - (best_of_images <= 0) * (len(filled_texts) - num_texts)
@@ -135,6 +124,26 @@ def chance_recall(candidates: int, right: int, count: int) -> float:
         0.1
     """
     return 1 - math.comb(candidates - right, count) / math.comb(candidates, count)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(rows: int, columns: int, mesh: Mesh | None) -> Any:
+    """`_count` as one program, which a training's next look at the same sizes finds again."""
+    count = functools.partial(
+        _count, rows=rows, columns=columns, axis_name=None if mesh is None else mesh.axis_names[0]
+    )
+    if mesh is None:
+        return jax.jit(count)
+    split, copied = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
+    return jax.jit(
+        jax.shard_map(
+            lambda images, texts, owners, blocks, first: count(images, texts, owners, blocks[0], first[0]),
+            mesh=mesh,
+            in_specs=(split, copied, copied, split, split),
+            out_specs=(split, copied, split, copied),
+            check_vma=False,
+        )
+    )
 
 
 def _count(
