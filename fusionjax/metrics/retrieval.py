@@ -71,8 +71,9 @@ def retrieval_ranks(
     filled_owners = np.full(len(filled_texts), -1, np.int32)
     filled_owners[:num_texts] = owners
     own_blocks = _own_blocks(owners, rows, columns, row_blocks, devices)
+    first: Any = np.int32(0)
     if mesh is None:
-        own_blocks, first = own_blocks[0], np.int32(0)
+        own_blocks = own_blocks[0]
     else:
         first = np.arange(devices, dtype=np.int32) * rows * row_blocks
     above = _compiled(rows, columns, mesh)(filled_images, filled_texts, filled_owners, own_blocks, first)
