@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fusionjax.ops import winograd
+from fusionjax.ops.apart import compute_apart, is_number_or_not
 from fusionjax.ops.micro_batches import map_micro_batches, sum_micro_batches
 from fusionjax.ops.shifts import Pads
 
@@ -34,7 +35,15 @@ def conv2d_winograd(
     transformed = winograd.transform_kernel(kernel)
     height, width = _output_size(images, pads)
     examples = _OUTPUTS_PER_STEP // (height * width * kernel.shape[3])
-    return map_micro_batches(lambda part: _convolve(part, transformed, pads), (images,), examples)
+
+    def convolve(part: Array) -> Array:
+        # Or else XLA computes the outputs while it crops them, or writes them into those of all examples, one number at
+        # a time.
+        tiled = partial(_convolve_tiles, pads=pads)
+        outputs = compute_apart(is_number_or_not(kernel[0, 0, 0, 0]), tiled, part, transformed)
+        return outputs[:, :height, :width]
+
+    return map_micro_batches(convolve, (images,), examples)
 
 
 def _forward(images: Array, kernel: Array, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
@@ -85,12 +94,12 @@ def _output_size(images: Array, pads: Pads) -> tuple[int, int]:
     return images.shape[1] + sum(pads[0]) - 2, images.shape[2] + sum(pads[1]) - 2
 
 
-def _convolve(images: Array, transformed: Array, pads: Pads) -> Array:
-    height, width = _output_size(images, pads)
-    rows, columns = winograd.count_tiles(height), winograd.count_tiles(width)
+def _convolve_tiles(images: Array, transformed: Array, pads: Pads) -> Array:
+    rows, columns = (winograd.count_tiles(size) for size in _output_size(images, pads))
     tiles = winograd.transform_inputs(pad_to_tiles(images, pads, rows, columns), rows, columns)
-    grid = winograd.multiply(tiles, transformed)
-    return winograd.assemble(grid, images.shape[0], rows, columns)[:, :height, :width]
+    # A place of the tiles is computed whole, not again and again while the places are put beside each other.
+    places = jax.lax.optimization_barrier(winograd.multiply(tiles, transformed))
+    return winograd.assemble(places, images.shape[0], rows, columns)
 
 
 def _kernel_gradient_of_part(images: Array, gradient: Array, pads: Pads) -> Array:

@@ -109,6 +109,8 @@ def multiply(tiles: Sequence[Float[Array, "6 tiles channels"]], kernel: Float[Ar
         # [6, tiles, features]
         products = lax.dot_general(tiles[row], kernel[row], (((2,), (1,)), ((0,), (0,))))
         by_row.append(_combine(_TO_OUTPUTS, list(products)))
+    # Or else XLA may compute a sum of one direction again in each of the other that takes it.
+    by_row = lax.optimization_barrier(by_row)
     by_column = [_combine(_TO_OUTPUTS, [by_row[row][column] for row in range(6)]) for column in range(TILE)]
     return [[by_column[column][row] for column in range(TILE)] for row in range(TILE)]
 
