@@ -8,7 +8,7 @@ from fusionjax.ops.convolution_1d import conv1d
 from fusionjax.ops.convolution_pooled import conv2d_relu_max_pool, conv2d_relu_max_pool_stages
 from fusionjax.ops.elman import elman, elman_step
 from fusionjax.ops.gru import gru, gru_step
-from fusionjax.ops.implementations import for_platform
+from fusionjax.ops.implementations import for_platform, inside_loop
 from fusionjax.ops.lstm import LSTMState, lstm, lstm_step, lstm_update
 from fusionjax.ops.masks import combine_masks, make_causal_mask, make_padding_mask
 from fusionjax.ops.pooling import max_pool2d
@@ -31,6 +31,7 @@ __all__ = [
     "for_platform",
     "gru",
     "gru_step",
+    "inside_loop",
     "lstm",
     "lstm_step",
     "lstm_update",

@@ -14,7 +14,7 @@ from fusionjax.ops.convolution_groups import conv2d_split
 from fusionjax.ops.convolution_taps import conv2d_taps
 from fusionjax.ops.convolution_winograd import conv2d_winograd, winograd_obstacle
 from fusionjax.ops.dtypes import check_floating
-from fusionjax.ops.implementations import on_platform, select_implementation
+from fusionjax.ops.implementations import is_inside_loop, on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.shape_classes import convolution_class
 from fusionjax.ops.shifts import Pads
@@ -51,7 +51,8 @@ def conv2d(
     depthwise convolutions with kernels of at most 256 pixels. `"split"` convolves a few groups at a time, in the way
     that None chooses. These four have no forward-mode derivative (`jax.jvp`). None follows the table of
     choices (docs/speed.md); where that has no row: on a CPU with groups `"shifted"`, or else `"split"`; without,
-    `"taps"` for kernels up to 3x3 with strides and dilation (1, 1), or single pixels; otherwise `"xla"`.
+    `"taps"` for kernels up to 3x3 with strides and dilation (1, 1), or single pixels, and for all `inside_loop`;
+    otherwise `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.
@@ -95,9 +96,14 @@ def conv2d(
         "shifted": depthwise_obstacle(images, kernel),
         "split": None if groups > 1 else "it needs more than one group",
     }
-    preferred = _preferred(kernel, strides, dilation, obstacles) if on_platform("cpu") else "xla"
+    preferred, avoided = "xla", None
+    if on_platform("cpu"):
+        preferred = _preferred(kernel, strides, dilation, obstacles)
+        avoided = "xla" if is_inside_loop() else None
     shape_class = convolution_class(images.shape, kernel.shape, strides=strides, dilation=dilation, groups=groups)
-    chosen = select_implementation("conv2d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype)
+    chosen = select_implementation(
+        "conv2d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype, avoided=avoided
+    )
     if chosen != "xla":
         images, kernel = vary_together(images, kernel)
     if chosen == "taps":
@@ -125,9 +131,14 @@ def conv2d(
 def _preferred(
     kernel: Array, strides: tuple[int, int], dilation: tuple[int, int], obstacles: Mapping[str, str | None]
 ) -> str:
-    """The rule for a CPU. With steps XLA's gradient for the kernel is as fast, as measured, but for single pixels."""
+    """The rule for a CPU. With steps XLA's gradient for the kernel is as fast, as measured, but for single pixels.
+
+    In a loop it is never as fast.
+    """
     if obstacles["split"] is None:
         return "split" if obstacles["shifted"] else "shifted"
+    if is_inside_loop():
+        return "taps"
     has_neighbours = strides == (1, 1) == dilation and max(kernel.shape[:2]) <= _LARGEST_FOR_TAPS
     return "taps" if has_neighbours or kernel.shape[:2] == (1, 1) else "xla"
 

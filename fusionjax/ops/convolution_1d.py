@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from fusionjax.ops.bias import add_bias
 from fusionjax.ops.convolution_depthwise import depthwise_conv2d, depthwise_obstacle
 from fusionjax.ops.dtypes import check_floating
-from fusionjax.ops.implementations import on_platform, select_implementation
+from fusionjax.ops.implementations import is_inside_loop, on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
 from fusionjax.ops.shape_classes import sequence_convolution_class
 
@@ -78,13 +78,17 @@ def conv1d(
         "taps": obstacle,
         "shifted": depthwise_obstacle(inputs[:, :, None], kernel[:, None]),
     }
-    preferred = "xla"
+    preferred, avoided = "xla", None
     if on_platform("cpu"):
-        preferred = "taps" if inputs.shape[2] == 1 else "shifted"
+        in_loop = is_inside_loop()
+        preferred = "taps" if inputs.shape[2] == 1 or (in_loop and obstacle is None) else "shifted"
+        avoided = "xla" if in_loop else None
     shape_class = sequence_convolution_class(inputs.shape, kernel.shape, groups=groups)
     dtype = jnp.result_type(inputs, kernel)
     check_floating("conv1d", "inputs and kernel together", dtype)
-    chosen = select_implementation("conv1d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype)
+    chosen = select_implementation(
+        "conv1d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype, avoided=avoided
+    )
     inputs, kernel = inputs.astype(dtype), kernel.astype(dtype)
     if chosen == "taps":
         outputs = _sum_taps(*vary_together(inputs, kernel), strides, pads, dilation)

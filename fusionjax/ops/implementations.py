@@ -20,6 +20,7 @@ class _Target(NamedTuple):
 
 # A part of the key of JAX's caches: what was traced for one target is traced anew for another.
 _target = jax.make_user_context(None)
+_inside_loop = jax.make_user_context(False)
 
 
 @contextmanager
@@ -55,6 +56,31 @@ def for_platform(platform: str, num_devices: int | None = None) -> Iterator[None
         yield
 
 
+@contextmanager
+def inside_loop() -> Iterator[None]:
+    """Makes the operations that JAX traces inside of it avoid what is slow in a loop.
+
+    On a CPU XLA computes the gradient of a convolution for its kernel 15 to 90 times as slowly in the body of a loop
+    (`jax.lax.scan`, `map`, `while_loop`) as outside of one (jax 0.10 and 0.12). Micro-batches and accumulated gradients
+    of this library are within it already; a loop of your own over training steps needs it around what it traces.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with inside_loop():
+        ...     is_inside_loop()
+        True
+    """
+    with _inside_loop(True):
+        yield
+
+
+def is_inside_loop() -> bool:
+    """Says whether `inside_loop` is around the call."""
+    return bool(_inside_loop.value)
+
+
 def target_platform() -> str:
     """Returns the platform of the `for_platform` around the call, or else JAX's default backend."""
     return jax.default_backend() if _target.value is None else _target.value.platform
@@ -79,6 +105,7 @@ def select_implementation(
     *,
     shape_class: str | None = None,
     dtype: DTypeLike | None = None,
+    avoided: str | None = None,
 ) -> str:
     """Returns the implementation to run: the named one; or else the measured best, the first choice or the reference.
 
@@ -89,6 +116,7 @@ def select_implementation(
         preferred: the implementation to choose where it applies and the table of choices has none that does.
         shape_class: of the call, of `fusionjax.ops.shape_classes`; None if it has none.
         dtype: of the computation.
+        avoided: an implementation that the table of choices does not bring; it must be asked for, or preferred.
 
     Returns:
         A key of `obstacles`.
@@ -105,7 +133,8 @@ def select_implementation(
     choice = None
     if implementation is None:
         choice = _find_choice(operation, shape_class, dtype_name)
-        if choice is not None and obstacles.get(choice.implementation, "there is none of this name") is not None:
+        unfit = choice is None or obstacles.get(choice.implementation, "there is none of this name") is not None
+        if unfit or (choice is not None and choice.implementation == avoided):
             choice = None
         fallback = preferred if obstacles[preferred] is None else next(iter(obstacles))
         implementation = fallback if choice is None else choice.implementation

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from fusionjax.ops.implementations import count_devices
+from fusionjax.ops.implementations import count_devices, inside_loop
 from fusionjax.ops.manual_axes import vary_together
 
 
@@ -34,7 +34,8 @@ def map_micro_batches(function: Callable[..., Any], arrays: Sequence[Array], exa
     if size is None:
         return function(*arrays)
     parts, take, rest = _split(arrays, size)
-    outputs = jax.tree.map(_join, lax.map(lambda part: function(*take(part)), parts))
+    with inside_loop():
+        outputs = jax.tree.map(_join, lax.map(lambda part: function(*take(part)), parts))
     if rest is None:
         return outputs
     return jax.tree.map(lambda first, last: jnp.concatenate([first, last]), outputs, function(*rest))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from fusionjax.ops.implementations import inside_loop
 from fusionjax.training.loss import BatchLoss, LossFunction
 from fusionjax.training.tasks import TaskLosses
 
@@ -98,9 +99,10 @@ def accumulate_gradients(
         return (jax.tree.map(jnp.add, sums, new), state), None
 
     first = jax.tree.map(lambda leaf: leaf[0], micro_batches)
-    shapes, _ = jax.eval_shape(sum_gradients, jax.tree_util.Partial(loss_fn), params, model_state, first, key)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (sums, model_state), _ = jax.lax.scan(add, (zeros, model_state), (micro_batches, jnp.arange(accumulate)))
+    with inside_loop():
+        shapes, _ = jax.eval_shape(sum_gradients, jax.tree_util.Partial(loss_fn), params, model_state, first, key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (sums, model_state), _ = jax.lax.scan(add, (zeros, model_state), (micro_batches, jnp.arange(accumulate)))
     return sums, model_state
 
 
@@ -119,7 +121,8 @@ def _through_features(
         features, state = loss_fn.encode(params, state, part[0], jax.random.fold_in(key, part[1]))
         return state, features
 
-    new_state, parts = jax.lax.scan(encode, model_state, (micro_batches, indices))
+    with inside_loop():
+        new_state, parts = jax.lax.scan(encode, model_state, (micro_batches, indices))
     # [accumulate, batch / accumulate, ...] -> [batch, ...], in the order of the batch
     features = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), parts)
 
@@ -140,9 +143,10 @@ def _through_features(
         return (jax.tree.map(jnp.add, gradients, _wide(pull_back(slopes)[0])), state), None
 
     carry = (_wide(gradients), model_state)
-    (gradients, _), _ = jax.lax.scan(
-        hand_on, carry, (micro_batches, indices, split_batch(slopes, accumulate, sharding))
-    )
+    with inside_loop():
+        (gradients, _), _ = jax.lax.scan(
+            hand_on, carry, (micro_batches, indices, split_batch(slopes, accumulate, sharding))
+        )
     return Sums(gradients, *_wide((output.total, output.weight, dict(output.metrics)))), new_state
 
 

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fusionjax import ops
+from fusionjax import ops, training
 from fusionjax.ops import convolution_taps, implementations
 from fusionjax.ops.choices import record_selections
+from fusionjax.ops.micro_batches import map_micro_batches
+from fusionjax.training.gradients import accumulate_gradients
 
 
 @pytest.mark.parametrize("batch", [1, 7, 16, 37])
@@ -57,6 +59,52 @@ def test_the_choice_on_a_cpu_without_a_table(groups, size, options, expected, mo
     with record_selections() as selections:
         jax.eval_shape(partial(ops.conv2d, groups=groups, **options), *arrays)
     assert selections[0].implementation == expected
+
+
+@pytest.mark.parametrize("has_table", [True, False])
+def test_in_a_loop_on_a_cpu_nothing_leaves_the_gradient_to_xla(has_table, monkeypatch):
+    if not has_table:
+        monkeypatch.setattr(implementations, "read_choices", dict)
+
+    def chosen(function, *shapes):
+        with record_selections() as selections:
+            jax.eval_shape(lambda *arrays: function(*arrays), *map(jnp.zeros, shapes))
+        return {one.op: one.implementation for one in selections}
+
+    arrays = (4, 9, 7, 3), (5, 5, 3, 8)
+    with ops.inside_loop():
+        assert chosen(partial(ops.conv2d, strides=(2, 1)), *arrays) == {"conv2d": "taps"}
+        assert chosen(partial(ops.conv1d, strides=2), (4, 9, 7), (5, 7, 8)) == {"conv1d": "taps"}
+        assert chosen(partial(ops.conv2d, implementation="xla"), *arrays) == {"conv2d": "xla"}
+        with ops.for_platform("gpu"):
+            assert chosen(ops.conv2d, *arrays) == {"conv2d": "xla"}
+    assert chosen(partial(ops.conv2d, strides=(2, 1)), *arrays) == {"conv2d": "xla"}
+
+
+def test_micro_batches_and_accumulated_gradients_are_in_a_loop():
+    images, kernel = jnp.ones((4, 9, 7, 3)), jnp.ones((5, 5, 3, 8))
+
+    def loss(params, model_state, batch, key):
+        return training.LossOutput(ops.conv2d(batch, params, strides=(2, 1)).sum(), jnp.float32(len(batch)), {})
+
+    def encode(params, model_state, batch, key):
+        return ops.conv2d(batch, params, strides=(2, 1)), model_state
+
+    def compare(params, features, batch):
+        return training.LossOutput(features.sum(), jnp.float32(len(batch)), {})
+
+    compared = training.BatchLoss(encode, compare)
+    for loss_fn, parts in ((loss, 2), (compared, 2), (loss, 1)):
+        with record_selections() as selections:
+            jax.eval_shape(
+                partial(accumulate_gradients, loss_fn, accumulate=parts), kernel, {}, images, jax.random.key(0)
+            )
+        in_loop = {one.implementation for one in selections if one.op == "conv2d"}
+        assert in_loop == {"taps" if parts > 1 else "xla"}
+    several = jnp.ones((2 * jax.device_count(), 9, 7, 3))
+    with record_selections() as selections:
+        jax.eval_shape(lambda: map_micro_batches(partial(ops.conv2d, kernel=kernel, strides=(2, 1)), (several,), 1))
+    assert {one.implementation for one in selections} == {"taps"}
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
