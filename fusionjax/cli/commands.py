@@ -146,21 +146,42 @@ class AskOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifyOptions:
-    """Photographs named among classes that a run of retrieval was never trained on.
+    """Photographs named: by published weights, or among any classes by a run of retrieval.
 
     Attributes:
-        run: the run directory.
-        photographs: image files.
-        classes: names to choose among.
-        templates: prompts with `{}` for the name; of several, a class is their mean.
+        inputs: image files; before them, without --weights, the run directory.
+        weights: a file, a folder, or the id of a model of the Hugging Face hub.
+        architecture: of the weights; told from the tensors if not given.
+        labels: a text file with the names of the weights' classes, one a line.
+        classes: names to choose among, for a run.
+        templates: prompts with `{}` for the name, for a run; of several, a class is their mean.
         top: classes shown, the most probable first.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    photographs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO [PHOTO ...]")]
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN] PHOTO [PHOTO ...]")]
+    weights: str | None = None
+    architecture: str | None = None
+    labels: str | None = None
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ("a photo of a {}",)
     top: int = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Weights read under the names of one library and written, with the same values, under those of another.
+
+    Attributes:
+        source: a file, a folder, or the id of a model of the Hugging Face hub.
+        folder: of the result.
+        to: architecture to write, such as resnet-transformers; that of the source if not given.
+        architecture: of the source; told from the tensors if not given.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    to: str | None = None
+    architecture: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -301,32 +322,61 @@ def ask(words: Sequence[str]) -> Result:
 
 
 def classify(words: Sequence[str]) -> Result:
-    """`fusionjax classify RUN PHOTO ... --classes NAME NAME ...`.
+    """`fusionjax classify PHOTO ... --weights FILE`, or `fusionjax classify RUN PHOTO ... --classes NAME NAME ...`.
 
     Args:
-        words: the run directory, photographs and options.
+        words: photographs, after the run directory where there is one, and options.
 
     Returns:
         A list of `{image, top: [{label, probability}]}`.
 
     Raises:
-        InputError: the run, a photograph or the classes cannot be used.
+        InputError: the weights, the run, a photograph or the classes cannot be used.
     """
     options = parse(ClassifyOptions, "fusionjax classify", words)
-    if not options.photographs:
-        raise InputError("classify needs at least one photograph after the run; got none. Name image files.")
-    found = recipes.retrieval.classify(
-        options.run, options.photographs, options.classes, options.templates, top=options.top
-    )
+    photographs = options.inputs if options.weights else options.inputs[1:]
+    if not photographs:
+        after = "" if options.weights else " after the run"
+        raise InputError(f"classify needs at least one photograph{after}; got none. Name image files.")
+    if options.weights:
+        found = recipes.weights.classify(
+            options.weights,
+            photographs,
+            architecture=options.architecture,
+            labels=options.labels,
+            top=options.top,
+        )
+    else:
+        found = recipes.retrieval.classify(
+            options.inputs[0], photographs, options.classes, options.templates, top=options.top
+        )
     rows = [
         {"image": photograph, "top": [dataclasses.asdict(one) for one in best]}
-        for photograph, best in zip(options.photographs, found, strict=True)
+        for photograph, best in zip(photographs, found, strict=True)
     ]
     lines = [
         f"{photograph}: {', '.join(f'{one.label} ({one.probability:.3f})' for one in best)}"
-        for photograph, best in zip(options.photographs, found, strict=True)
+        for photograph, best in zip(photographs, found, strict=True)
     ]
     return Result(rows, "\n".join(lines))
+
+
+def convert(words: Sequence[str]) -> Result:
+    """`fusionjax convert SOURCE FOLDER`.
+
+    Args:
+        words: the weights, the folder of the result, and options.
+
+    Returns:
+        `{from, to, folder}`.
+
+    Raises:
+        InputError: the weights cannot be used or written.
+    """
+    options = parse(ConvertOptions, "fusionjax convert", words)
+    names = recipes.weights.convert(options.source, options.folder, to=options.to, architecture=options.architecture)
+    value = {"from": names[0], "to": names[1], "folder": options.folder}
+    return Result(value, f"{names[0]} to {names[1]}: {options.folder}/model.safetensors")
 
 
 def search(words: Sequence[str]) -> Result:

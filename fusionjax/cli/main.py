@@ -27,8 +27,12 @@ commands:
                     an answer to a question about a photograph
   search RUN TEXT --images DIR
                     photographs of a folder that a text describes
+  classify PHOTO [PHOTO ...] --weights FILE
+                    photographs named by published weights
   classify RUN PHOTO [PHOTO ...] --classes NAME NAME [NAME ...]
                     photographs named, among any classes
+  convert SOURCE FOLDER
+                    weights under the names of another library, in safetensors
   compare RECIPE    settings of a recipe beside each other, such as --vary fusion=concat,mutan --seeds 0 1 2
   bench WORKLOAD    speed, beside other frameworks; WORKLOAD is forward, train, ops, decode or scaling
 
@@ -48,6 +52,7 @@ def _commands() -> dict[str, Command]:
         "ask": commands.ask,
         "search": commands.search,
         "classify": commands.classify,
+        "convert": commands.convert,
         "compare": commands.compare,
         "bench": commands.bench,
     }

@@ -10,6 +10,7 @@ from fusionjax.data.image_sets import check_images, decode_images
 from fusionjax.data.images import load_image
 from fusionjax.data.loader import Loader, LoaderIterator, make_loader
 from fusionjax.data.mixing import MixedIterator, MixedLoader
+from fusionjax.data.preparation import prepare_image
 from fusionjax.data.scenes import SceneExample, Scenes
 from fusionjax.data.sort_of_clevr import SortOfClevr
 from fusionjax.data.tfds_source import TFDSSource, tfds_splits
@@ -39,6 +40,7 @@ __all__ = [
     "image_names",
     "load_image",
     "make_loader",
+    "prepare_image",
     "read_coco",
     "read_flickr",
     "read_vqa",

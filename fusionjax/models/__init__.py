@@ -3,6 +3,7 @@
 from fusionjax.models.captioner import Captioner, CaptionerOutput, generate
 from fusionjax.models.classifier import ClassifierOutput, FusionClassifier
 from fusionjax.models.dual_encoder import DualEncoder, DualEncoderOutput
+from fusionjax.models.image_classifier import ImageClassifier
 from fusionjax.models.lstm_decoder import AttentionLSTMDecoder, LSTMDecoder
 from fusionjax.models.multi_task import MultiTask, task_model, task_variables
 from fusionjax.models.question_answering import AnswerOutput, VisualQuestionAnswering
@@ -19,6 +20,7 @@ __all__ = [
     "DualEncoder",
     "DualEncoderOutput",
     "FusionClassifier",
+    "ImageClassifier",
     "LSTMDecoder",
     "MultiTask",
     "TransformerDecoder",

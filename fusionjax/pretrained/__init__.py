@@ -1,5 +1,25 @@
 """Weights of other libraries, in and out."""
 
+from fusionjax.pretrained.architecture import Architecture, ImagePreparation
+from fusionjax.pretrained.layouts import Layout
+from fusionjax.pretrained.loading import Pretrained, find_architecture, load, rename, save
 from fusionjax.pretrained.recurrent import rnn_from_linen, rnn_from_torch, rnn_to_linen, rnn_to_torch
+from fusionjax.pretrained.registry import ARCHITECTURES
+from fusionjax.pretrained.rows import Row
 
-__all__ = ["rnn_from_linen", "rnn_from_torch", "rnn_to_linen", "rnn_to_torch"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "ImagePreparation",
+    "Layout",
+    "Pretrained",
+    "Row",
+    "find_architecture",
+    "load",
+    "rename",
+    "rnn_from_linen",
+    "rnn_from_torch",
+    "rnn_to_linen",
+    "rnn_to_torch",
+    "save",
+]

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-__all__ = ["captioning", "classification", "multi_task", "retrieval", "vqa"]
+__all__ = ["captioning", "classification", "multi_task", "retrieval", "vqa", "weights"]
 
 
 def __getattr__(name: str) -> ModuleType:

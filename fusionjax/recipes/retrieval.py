@@ -16,6 +16,7 @@ from fusionjax.errors import InputError
 from fusionjax.recipes import engine
 from fusionjax.recipes.captions import CaptionTransform, train_tokenizer
 from fusionjax.recipes.config import DataConfig, TrainingConfig, require_not_negative, require_positive
+from fusionjax.recipes.labels import Label, most_probable
 from fusionjax.recipes.retrieval_report import RetrievalSample, write_retrieval_report
 from fusionjax.recipes.run import finished_metrics, open_run, start_run
 from fusionjax.recipes.sources import DataParts, Examples, ImageTransform
@@ -388,19 +389,6 @@ def load(path: str | Path) -> "Embedder":
     return Embedder(model, variables, tokenizer, config)
 
 
-@dataclasses.dataclass(frozen=True)
-class Label:
-    """A class of a photograph.
-
-    Attributes:
-        label: its name.
-        probability: among the classes asked for, in (0, 1].
-    """
-
-    label: str
-    probability: float
-
-
 def classify(
     path: str | Path,
     photographs: Sequence[str | Path],
@@ -446,11 +434,7 @@ def classify(
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     scale = embedder.model.apply(embedder.variables, method="scalars")[0]
     probabilities = np.asarray(jax.nn.softmax(scale * (images @ vectors.T), axis=1))
-    order = np.argsort(-probabilities, axis=1)[:, :top]
-    return [
-        [Label(names[place], float(row[place])) for place in best]
-        for row, best in zip(probabilities, order, strict=True)
-    ]
+    return [most_probable(names, row, top) for row in probabilities]
 
 
 class Embedder:

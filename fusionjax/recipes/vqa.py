@@ -49,7 +49,10 @@ class ModelConfig:
         condition_from: the first stage that the question modulates, from 0, for `film_encoder`.
         word_features: of the word vectors.
         text_features: of the question encoder's states.
-        text_layers: recurrent layers of it; 0 averages the word vectors.
+        text_layers: recurrent layers of it; 0 leaves the word vectors as they are.
+        text_pooling: of its states to the vector that fusions of vectors read; None takes the last state, and without
+            recurrent layers the mean of the word vectors. `flatten` keeps each word and its place, for questions of a
+            fixed form.
         cell: of the question encoder.
         fusion_features: width of the fusion.
         fusion_layers: of a fusion that has layers.
@@ -68,6 +71,7 @@ class ModelConfig:
     word_features: int = 32
     text_features: int = 64
     text_layers: int = 1
+    text_pooling: Literal["flatten", "mean", "max", "last", "attention"] | None = None
     cell: Literal["lstm", "gru", "elman"] = "gru"
     fusion_features: int = 128
     fusion_layers: int = 2
@@ -217,7 +221,7 @@ def build_model(config: VQAConfig, vocabulary: Vocabulary) -> models.VisualQuest
         num_layers=shape.text_layers,
         embedding_features=shape.word_features,
         embedding_init=jax.nn.initializers.normal(1.0),
-        pooling="last" if shape.text_layers else "mean",
+        pooling=shape.text_pooling or ("last" if shape.text_layers else "mean"),
         dropout_rate=shape.dropout_rate,
         dtype=dtype,
     )

@@ -57,7 +57,7 @@ def test_help(capfd: Captured, words: str, mentioned: list[str]) -> None:
     [
         (
             "frobnicate",
-            "command must be one of train, evaluate, caption, ask, search, classify, compare, bench; got 'frobnicate'",
+            "command must be one of train, evaluate, caption, ask, search, classify, convert, compare, bench; got",
         ),
         (
             "train",

@@ -33,6 +33,7 @@ class Row:
         pad: the same inputs with more padding; None where the length is part of the architecture.
         trim: the outputs of padded inputs cut to the length of the others.
         stops: whether part of the gradient is stopped by design, so that it is not the slope.
+        step: of finite differences; smaller where one step would take many units over the edge of a ReLU.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Row:
     pad: Callable[[Inputs], Inputs] | None = None
     trim: Callable[[dict[str, Any]], dict[str, Any]] = dict
     stops: bool = False
+    step: float = 1e-3
 
 
 def read(output: Any) -> dict[str, Any]:
@@ -59,6 +61,10 @@ def _normal(seed: int, *shape: int) -> np.ndarray:
 IMAGES = np.random.default_rng(0).uniform(size=(BATCH, 19, 17, 3)).astype(np.float32)
 IMAGE_MASK = np.ones((BATCH, CELLS), bool)
 IMAGE_MASK[1::2, 4:] = False
+# 3 x 2 cells of AlexNet.
+LARGE_IMAGES = np.random.default_rng(9).uniform(size=(BATCH, 127, 95, 3)).astype(np.float32)
+# Cells of encoders with strides: every pixel reaches most of them, so that nothing can be hidden by a mask.
+CELL_MASK = np.random.default_rng(8).uniform(size=(BATCH, CELLS)) < 0.7
 # One text fills its row, one is empty.
 LENGTHS = np.array([7, 1, 3, 0, 5, 2, 6, 4])
 TEXT_MASK = np.arange(LENGTH) < LENGTHS[:, None]
@@ -125,6 +131,40 @@ ENCODERS = [
         {"images": IMAGES, "mask": IMAGE_MASK},
         {"tokens": (BATCH, CELLS, 7), "pooled": (BATCH, 11)},
         hide=_hide_pixels,
+    ),
+    Row(
+        "AlexNet",
+        lambda dtype: encoders.AlexNet((2, 3, 2, 3, 5), (7, 11), pooled_grid=(2, 1), dtype=dtype),
+        {"images": LARGE_IMAGES, "mask": CELL_MASK},
+        {"tokens": (BATCH, CELLS, 5), "pooled": (BATCH, 11)},
+        step=1e-4,
+    ),
+    Row(
+        "ConvNeXt",
+        lambda dtype: encoders.ConvNeXt((1, 1), (3, 5), scale_init=1.0, dtype=dtype),
+        {"images": np.tile(IMAGES, (1, 2, 1, 1))[:, :29], "mask": CELL_MASK},
+        {"tokens": (BATCH, CELLS, 5), "pooled": (BATCH, 5)},
+    ),
+    Row(
+        "EfficientNetLite",
+        lambda dtype: encoders.EfficientNetLite(
+            (1, 2), (2, 3), (3, 5), (2, 2), (1, 6), stem_features=2, head_features=5, dtype=dtype
+        ),
+        {"images": IMAGES[:, :, :13], "mask": CELL_MASK},
+        {"tokens": (BATCH, CELLS, 5), "pooled": (BATCH, 5)},
+        step=1e-4,
+    ),
+    Row(
+        "ResNet",
+        lambda dtype: encoders.ResNet((1, 1), (3, 5), 2, is_bottleneck=False, dtype=dtype),
+        {"images": IMAGES[:, :, :13], "mask": CELL_MASK},
+        {"tokens": (BATCH, CELLS, 5), "pooled": (BATCH, 5)},
+    ),
+    Row(
+        "VGG",
+        lambda dtype: encoders.VGG(((2,), (3, 2), (5,)), (7, 11), pooled_grid=(1, 3), dtype=dtype),
+        {"images": np.tile(IMAGES, (1, 2, 1, 1))[:, :29], "mask": CELL_MASK},
+        {"tokens": (BATCH, CELLS, 5), "pooled": (BATCH, 11)},
     ),
     Row(
         "RNNEncoder",

@@ -147,7 +147,7 @@ def test_gradients_equal_finite_differences(case: Case) -> None:
     if case.row.stops:
         pytest.skip("part of the gradient is stopped by design")
     start, others = _split(case.variables, case.row.inputs)
-    weights, step = {name: _weights(value) for name, value in case.outputs.items()}, np.float32(1e-3)
+    weights, step = {name: _weights(value) for name, value in case.outputs.items()}, np.float32(case.row.step)
     # What rounding of the outputs alone can make of the quotient; gradients are mostly above one.
     noise = np.finfo(np.float32).eps * sum(np.abs(case.outputs[name] * weights[name]).sum() for name in weights) / step
     for place, gradient in enumerate(jax.device_get(case.gradients(start, others)[0])):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -226,6 +227,19 @@ def test_answers_of_which_none_was_learned() -> None:
 def test_presets() -> None:
     for source in vqa.SOURCES:
         assert vqa.preset(source).data.source == source
+
+
+@pytest.mark.parametrize(
+    ("settings", "width"), [({}, 7), ({"text_layers": 0}, 7), ({"text_layers": 0, "text_pooling": "flatten"}, 9 * 7)]
+)
+def test_questions_are_pooled_as_asked(settings: dict, width: int) -> None:
+    shape = dataclasses.replace(
+        vqa.ModelConfig(cnn_features=(5,), text_features=7, hidden_features=(11,), image_pooling="mean"), **settings
+    )
+    config = vqa.VQAConfig(fusion="concat", data=CONFIG, model=shape)
+    vocabulary = learn_vocabulary(read_questions(Examples(EXAMPLES, CONFIG)), CONFIG)
+    variables = jax.eval_shape(lambda: vqa._initialise(vqa.build_model(config, vocabulary), config))
+    assert variables["params"]["hidden_0"]["kernel"].shape == (5 + width, 11)
 
 
 def test_the_learning_rate_follows_the_fusion(capfd: Captured) -> None:

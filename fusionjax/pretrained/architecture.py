@@ -1,0 +1,51 @@
+"""What the library knows of a published architecture under the names of one library."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+
+from fusionjax.pretrained.rows import Row, Shapes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImagePreparation:
+    """How a photograph is brought to the size that the weights were trained with; means and deviations are the model's.
+
+    Attributes:
+        size: height and width of the result, in pixels.
+        shorter_side: the photograph is scaled until its shorter side has so many pixels, and its centre is cut out;
+            None scales it to `size`, whatever its shape.
+        interpolation: of the scaling.
+    """
+
+    size: tuple[int, int]
+    shorter_side: int | None = None
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A family of models under the names of one library, such as ResNets as torchvision has them.
+
+    Attributes:
+        name: to ask for it by, such as `"resnet-torchvision"`.
+        recognise: takes the shapes of the tensors by name, and the `config.json` beside them (empty where there is
+            none), and returns the sizes of the model, a frozen dataclass; None where it is another architecture.
+        build: makes the model of its sizes, without parameters; the same function for the names of other libraries.
+        rows: of the table.
+        example: arguments of the model's `init`.
+        is_ignored: whether a tensor that no row names may be there, such as a counter of batches.
+        preparation: of photographs; None for a model that takes none.
+        hub_config: the `config.json` with which the other library loads what we save; None where it has none.
+    """
+
+    name: str
+    recognise: Callable[[Shapes, Mapping[str, Any]], Any | None]
+    build: Callable[[Any], nn.Module]
+    rows: Callable[[Any], Sequence[Row]]
+    example: Callable[[Any], Sequence[Any]]
+    is_ignored: Callable[[str], bool] = lambda name: False
+    preparation: Callable[[Any], ImagePreparation | None] = lambda sizes: None
+    hub_config: Callable[[Any], Mapping[str, Any]] | None = None

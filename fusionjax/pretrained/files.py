@@ -1,0 +1,153 @@
+"""Files of weights: one, a folder of them, or a model of the Hugging Face hub."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusionjax._extras import require
+from fusionjax.errors import InputError
+from fusionjax.pretrained.torch_file import open_torch_file
+
+_INDEX = "model.safetensors.index.json"
+_TORCH_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
+_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+class Weights(NamedTuple):
+    """The tensors of a model, each read when it is asked for.
+
+    Attributes:
+        path: of the file, or of the folder.
+        shapes: by name.
+        read: gives a tensor by name.
+        config: the `config.json` beside them; empty where there is none.
+    """
+
+    path: Path
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+    config: Mapping[str, Any]
+
+
+def open_weights(source: str | Path) -> Weights:
+    """Opens weights without reading them.
+
+    Args:
+        source: a file (safetensors, or of `torch.save`), a folder that holds one, or several with their index, or the
+            id of a model of the Hugging Face hub, such as `google/siglip-base-patch16-224`. What exists on disk comes
+            first; nothing is asked of the network then.
+
+    Returns:
+        The tensors' shapes, and a function that reads one.
+
+    Raises:
+        InputError: there is nothing of that name, no network, or the files are damaged.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(path)
+    if path.is_file():
+        return _open_file(path)
+    if str(source).count("/") == 1 and not path.suffix and not str(source).startswith((".", "/", "~")):
+        return _open_folder(_fetch(str(source)))
+    raise InputError(f"weights must be a file, a folder or the id of a model; there is no {source}. Check the name.")
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes tensors whole, or not at all.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    numpy_file = require("safetensors.numpy", extra="pretrained")
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path.parent} must be a folder; {error.strerror or error}. Give another place.") from error
+    try:
+        numpy_file.save_file(dict(tensors), beside, metadata={"format": "pt"})
+        beside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}. Give another place.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _open_folder(folder: Path) -> Weights:
+    config = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    if (folder / _INDEX).exists():
+        return _open_several(folder, _read_json(folder / _INDEX), config)
+    for pattern in ("model.safetensors", "*.safetensors", "pytorch_model.bin", *(f"*{end}" for end in _TORCH_ENDINGS)):
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return _open_file(found[0])._replace(config=config)
+        if found:
+            raise InputError(
+                f"{folder} must hold one file of weights, or {_INDEX}; got {', '.join(one.name for one in found)}. "
+                "Name one of them."
+            )
+    raise InputError(
+        f"{folder} must hold weights (safetensors, or of torch.save); there are none. Name another folder."
+    )
+
+
+def _open_several(folder: Path, index: Mapping[str, Any], config: Mapping[str, Any]) -> Weights:
+    places = index.get("weight_map")
+    if not isinstance(places, Mapping):
+        raise InputError(
+            f"{folder / _INDEX} must have a weight_map; got {', '.join(index) or 'nothing'}. Fetch it anew."
+        )
+    missing = sorted({name for name in places.values() if not (folder / name).exists()})
+    if missing:
+        raise InputError(f"{folder} lacks {', '.join(missing)}, which {_INDEX} names. Fetch the rest.")
+    parts = {name: _open_file(folder / name) for name in sorted(set(places.values()))}
+    shapes = {name: shape for part in parts.values() for name, shape in part.shapes.items()}
+    return Weights(folder, shapes, lambda name: parts[places[name]].read(name), config)
+
+
+def _open_file(path: Path) -> Weights:
+    if path.suffix in _TORCH_ENDINGS:
+        shapes, read = open_torch_file(path)
+        return Weights(path, shapes, read, {})
+    safetensors = require("safetensors", extra="pretrained")
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in _names(file)}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path} must be a whole safetensors file; {error}. Fetch it anew.") from error
+    return Weights(path, shapes, file.get_tensor, {})
+
+
+def _names(file: Any) -> Iterator[str]:
+    yield from file.keys()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} must be JSON; {error}. Fetch it anew.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must be a JSON object; got {type(content).__name__}. Fetch it anew.")
+    return content
+
+
+def _fetch(identity: str) -> Path:
+    hub = require("huggingface_hub", extra="pretrained")
+    try:
+        return Path(hub.snapshot_download(identity, allow_patterns=list(_PATTERNS)))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{identity} is no file or folder, and the hub did not give it: {reason}. Check the name and the network, "
+            "or give a folder."
+        ) from error

@@ -1,0 +1,255 @@
+"""The tables of the convolutional networks: outputs equal those of the libraries that the weights come from."""
+
+import functools
+import importlib.util
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from fusionjax.encoders import convnext, efficientnet_lite, vgg
+from fusionjax.pretrained import alexnet as alexnet_table
+from fusionjax.pretrained import convnext as convnext_table
+from fusionjax.pretrained import efficientnet_lite as lite_table
+from fusionjax.pretrained import resnet as resnet_table
+from fusionjax.pretrained import vgg as vgg_table
+from fusionjax.pretrained.architecture import Architecture
+from fusionjax.pretrained.rows import tensors_from, variables_from
+from tests.contracts.parameters import draw_variables, fast_jit
+from tests.parity import torch_cnns
+from tests.parity.reference import reference
+
+LITES = (lite_table.EFFICIENTNET_LITE_TIMM, lite_table.EFFICIENTNET_LITE_ORIGINAL)
+RESNETS = (resnet_table.RESNET_TORCHVISION, resnet_table.RESNET_TRANSFORMERS)
+CONVNEXTS = (
+    convnext_table.CONVNEXT_TORCHVISION,
+    convnext_table.CONVNEXT_TIMM,
+    convnext_table.CONVNEXT_TRANSFORMERS,
+)
+ARCHITECTURES = (alexnet_table.ALEXNET_TORCHVISION, vgg_table.VGG_TORCHVISION, *LITES, *RESNETS, *CONVNEXTS)
+CASES = list(torch_cnns.CASES)
+Tensors = dict[str, np.ndarray]
+
+
+@functools.cache
+def arrays_of(name: str) -> Tensors:
+    """Images, and the logits and tokens that the other library makes of them with `tensors_of`."""
+    arrays = reference(name, torch_cnns.MODELS[name], needs=torch_cnns.CASES[name].needs)
+    images, _ = torch_cnns.draw(torch_cnns.CASES[name], torch_cnns.read_shapes(arrays["shapes"]))
+    return {**arrays, "images": images}
+
+
+def tensors_of(name: str) -> Tensors:
+    return torch_cnns.draw(torch_cnns.CASES[name], torch_cnns.read_shapes(arrays_of(name)["shapes"]))[1]
+
+
+def recognise(shapes: dict[str, tuple[int, ...]], config: Any = None) -> tuple[Architecture, Any]:
+    """The one architecture that takes these tensors for its own."""
+    found = [(one, one.recognise(shapes, config or {})) for one in ARCHITECTURES]
+    (pair,) = [(one, sizes) for one, sizes in found if sizes is not None]
+    return pair
+
+
+def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def expected_of(architecture: Architecture, sizes: Any) -> Any:
+    return jax.eval_shape(architecture.build(sizes).init, jax.random.key(0), *architecture.example(sizes))
+
+
+def load(tensors: Tensors) -> tuple[Architecture, Any, Any]:
+    architecture, sizes = recognise(shapes_of(tensors))
+    variables = variables_from(
+        architecture.rows(sizes),
+        list(tensors),
+        tensors.__getitem__,
+        expected_of(architecture, sizes),
+        is_ignored=architecture.is_ignored,
+    )
+    return architecture, sizes, variables
+
+
+def assert_close(found: Any, expected: np.ndarray) -> None:
+    error = np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
+    assert np.std(expected) > 1e-3 and error < 1e-4, error
+
+
+def apply(architecture: Architecture, sizes: Any, variables: Any, images: np.ndarray) -> Any:
+    return fast_jit(architecture.build(sizes).apply)(variables, images)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_their_weights_give_their_outputs(name: str) -> None:
+    arrays = arrays_of(name)
+    architecture, sizes, variables = load(tensors_of(name))
+    assert name.startswith(architecture.name)
+    output = apply(architecture, sizes, variables, arrays["images"])
+    assert_close(output.logits, arrays["logits"])
+    assert_close(output.features.tokens, arrays["tokens"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_way_back_is_exact(name: str) -> None:
+    tensors = tensors_of(name)
+    architecture, sizes, variables = load(tensors)
+    back = dict(tensors_from(architecture.rows(sizes), variables))
+    assert back.keys() == tensors.keys()
+    for key, tensor in back.items():
+        np.testing.assert_array_equal(tensor, tensors[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_our_weights_give_our_outputs_in_theirs(name: str) -> None:
+    case = torch_cnns.CASES[name]
+    if importlib.util.find_spec(case.needs) is None:
+        pytest.skip(f"{case.needs} is not installed")
+    import torch
+
+    architecture, sizes, _ = load(tensors_of(name))
+    variables = draw_variables(architecture.build(sizes), *architecture.example(sizes))
+    tensors = dict(tensors_from(architecture.rows(sizes), variables))
+    module = case.make()
+    missing, unexpected = module.load_state_dict(
+        {key: torch.tensor(value) for key, value in tensors.items()}, strict=False
+    )
+    assert not unexpected and all(architecture.is_ignored(one) for one in missing)
+    images = arrays_of(name)["images"]
+    assert_close(apply(architecture, sizes, variables, images).logits, torch_cnns.run(case, module, images)["logits"])
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if torch_cnns.CASES[name].needs == "transformers"])
+def test_the_config_makes_the_same_model_in_transformers(name: str) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    architecture, sizes, _ = load(tensors_of(name))
+    module = torch_cnns._transformers(architecture.hub_config(sizes))
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items() if not architecture.is_ignored(key)}
+    assert shapes == shapes_of(tensors_of(name))
+    assert recognise(shapes, architecture.hub_config(sizes)) == (architecture, sizes)
+
+
+# Parameters of the published sizes with their head of 1,000 classes.
+RESNET_COUNTS = {
+    ((2, 2, 2, 2), False): 11_689_512,
+    ((3, 4, 6, 3), False): 21_797_672,
+    ((3, 4, 6, 3), True): 25_557_032,
+    ((3, 4, 23, 3), True): 44_549_160,
+}
+# Of Lite1 to Lite4 as timm's list of models has them, in millions.
+LITE_COUNTS = (4_652_008, 5_416_680, 6_092_072, 8_197_096, 13_006_568)
+
+
+def resnet_sizes(stage_sizes: tuple[int, ...], is_bottleneck: bool) -> resnet_table.ResNetSizes:
+    widths = {"features": (64, 128, 256, 512), "stem_features": 64}
+    return resnet_table.ResNetSizes(stage_sizes=stage_sizes, is_bottleneck=is_bottleneck, num_classes=1000, **widths)
+
+
+def alexnet_sizes() -> alexnet_table.AlexNetSizes:
+    widths = {"features": (64, 192, 384, 256, 256), "hidden_features": (4096, 4096)}
+    return alexnet_table.AlexNetSizes(pooled_side=6, num_classes=1000, **widths)
+
+
+def vgg_sizes(depth: int) -> vgg_table.VGGSizes:
+    stages = vgg(depth).stages
+    return vgg_table.VGGSizes(stages=stages, hidden_features=(4096, 4096), pooled_side=7, num_classes=1000)
+
+
+def convnext_sizes(name: str, epsilon: float) -> convnext_table.ConvNeXtSizes:
+    encoder = convnext(name)
+    fields = {"stage_sizes": encoder.stage_sizes, "features": encoder.features}
+    return convnext_table.ConvNeXtSizes(pooled_epsilon=epsilon, num_classes=1000, **fields)
+
+
+def lite_sizes(variant: int) -> lite_table.EfficientNetLiteSizes:
+    encoder = efficientnet_lite(variant)
+    widths = {"features": encoder.features, "stem_features": 32, "head_features": 1280}
+    return lite_table.EfficientNetLiteSizes(stage_sizes=encoder.stage_sizes, num_classes=1000, **widths)
+
+
+CONVNEXT_COUNTS = {"tiny": 28_589_128, "small": 50_223_688, "base": 88_591_464}
+PUBLISHED = [
+    *(
+        (one, convnext_sizes(name, epsilon), count)
+        for one, epsilon in zip(CONVNEXTS, (1e-6, 1e-6, 1e-12), strict=True)
+        for name, count in CONVNEXT_COUNTS.items()
+    ),
+    (alexnet_table.ALEXNET_TORCHVISION, alexnet_sizes(), 61_100_840),
+    (vgg_table.VGG_TORCHVISION, vgg_sizes(11), 132_863_336),
+    (vgg_table.VGG_TORCHVISION, vgg_sizes(16), 138_357_544),
+    (vgg_table.VGG_TORCHVISION, vgg_sizes(19), 143_667_240),
+    *((one, resnet_sizes(*sizes), count) for one in RESNETS for sizes, count in RESNET_COUNTS.items()),
+    *((one, lite_sizes(variant), count) for one in LITES for variant, count in enumerate(LITE_COUNTS)),
+]
+
+
+@pytest.mark.parametrize(("architecture", "sizes", "count"), PUBLISHED)
+def test_published_sizes(architecture: Architecture, sizes: Any, count: int) -> None:
+    expected = expected_of(architecture, sizes)
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(expected["params"])) == count
+    # Zeros of every shape that take no memory: what the table would write is recognised as what it was.
+    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), np.float32), leaf.shape), expected)
+    shapes = {
+        row.theirs: row.layout.to_theirs([_at(blank, path) for path in row.ours]).shape
+        for row in architecture.rows(sizes)
+    }
+    assert recognise(shapes) == (architecture, sizes)
+
+
+def _at(tree: Any, path: str) -> np.ndarray:
+    return functools.reduce(lambda node, key: node[key], path.split("/"), tree)
+
+
+RESNET_SHAPES = {"conv1.weight": (5, 3, 7, 7), "fc.weight": (13, 7), "layer1.0.conv1.weight": (7, 5, 3, 3)}
+RESNET_BLOCK = {"layer1.0.conv2.weight": (7, 7, 3, 3)}
+VGG_SHAPES = {
+    "features.0.weight": (2, 3, 3, 3),
+    "classifier.0.weight": (17, 18),
+    "classifier.3.weight": (19, 17),
+    "classifier.6.weight": (13, 19),
+}
+OTHERS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any]]] = {
+    "nothing": ({}, {}),
+    "no second convolution": (RESNET_SHAPES, {}),
+    "ResNeXt": ({**RESNET_SHAPES, "layer1.0.conv2.weight": (7, 1, 3, 3)}, {}),
+    "stride in the first": ({**RESNET_SHAPES, **RESNET_BLOCK}, {"downsample_in_bottleneck": True}),
+    "wide ResNet": ({**RESNET_SHAPES, **RESNET_BLOCK, "fc.weight": (13, 8)}, {}),
+    "ResNet for small images": ({**RESNET_SHAPES, **RESNET_BLOCK, "conv1.weight": (5, 3, 3, 3)}, {}),
+    "VGG with normalisation": ({**VGG_SHAPES, "features.1.weight": (2,)}, {}),
+    "VGG with other kernels": ({**VGG_SHAPES, "features.0.weight": (2, 3, 5, 5)}, {}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_networks_are_not_taken_for_ours(name: str) -> None:
+    assert all(one.recognise(*OTHERS[name]) is None for one in ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "config"),
+    [
+        # MobileNetV2: the same names and strides, but kernels 3x3 everywhere.
+        ("efficientnet-lite-timm", {"blocks.2.0.conv_dw.weight": (12, 1, 3, 3)}, {}),
+        ("efficientnet-lite-timm", {"blocks.1.0.se.conv_reduce.weight": (5, 18, 1, 1)}, {}),
+        # timm's own has the same shapes, but PyTorch's padding.
+        ("efficientnet-lite-timm", {}, {"architecture": "efficientnet_lite0"}),
+        ("efficientnet-lite-pytorch", {"_blocks.1._se_reduce.weight": (5, 12, 1, 1)}, {}),
+        ("convnext-timm", {"stages.0.blocks.0.mlp.fc1.weight": (12, 3, 1, 1)}, {}),
+        ("convnext-transformers", {}, {"hidden_act": "relu"}),
+    ],
+)
+def test_relatives_are_not_taken_for_ours(name: str, changed: dict[str, Any], config: dict[str, Any]) -> None:
+    shapes = shapes_of(tensors_of(name))
+    assert recognise(shapes)[0].name == name
+    assert all(one.recognise({**shapes, **changed}, config) is None for one in ARCHITECTURES)
+
+
+def test_photographs_are_brought_to_the_size_that_the_weights_were_trained_with() -> None:
+    timm, original = ([one.preparation(lite_sizes(variant)) for variant in range(5)] for one in LITES)
+    assert [one.size[0] for one in timm] == [224, 240, 260, 300, 380]
+    assert [one.size[0] for one in original] == [224, 240, 260, 280, 300]
+    assert [one.shorter_side for one in original] == [256, 272, 292, 312, 332]
+    others = [one for one in ARCHITECTURES if one not in LITES]
+    assert {one.preparation(None).size for one in others} == {(224, 224)}
