@@ -3,7 +3,9 @@
 from fusionjax.training.average import start_average, update_average
 from fusionjax.training.checkpoints import Checkpoints
 from fusionjax.training.interrupt import InterruptGuard
+from fusionjax.training.layer_decay import scale_by_layer
 from fusionjax.training.loop import BatchIterator, FitResult, fit
+from fusionjax.training.lora import FROZEN, LoRAConfig, adapt_loss, init_lora, merge_lora
 from fusionjax.training.loss import BatchLoss, LossFunction, LossOutput
 from fusionjax.training.optimizer import OptimizerConfig, is_kernel, make_optimizer, make_schedule
 from fusionjax.training.progress import Progress
@@ -24,11 +26,13 @@ from fusionjax.training.tasks import TaskLosses
 from fusionjax.training.writer import MetricsWriter
 
 __all__ = [
+    "FROZEN",
     "BatchIterator",
     "BatchLoss",
     "Checkpoints",
     "FitResult",
     "InterruptGuard",
+    "LoRAConfig",
     "LossFunction",
     "LossOutput",
     "MetricsWriter",
@@ -38,18 +42,22 @@ __all__ = [
     "TaskWeighting",
     "TrainState",
     "TrainStep",
+    "adapt_loss",
     "combine_tasks",
     "fit",
     "fixed",
     "grad_norm",
+    "init_lora",
     "is_kernel",
     "make_optimizer",
     "make_schedule",
     "make_train_step",
+    "merge_lora",
     "mgda",
     "min_norm_weights",
     "pc_grad",
     "sampling_probabilities",
+    "scale_by_layer",
     "start_average",
     "uncertainty",
     "update_average",
