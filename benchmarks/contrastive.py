@@ -2,11 +2,11 @@
 
     python benchmarks/contrastive.py [--batch-sizes 256 1024 4096 32768] [--features 512] [--devices 8] [--repeats 5]
 
-Features are random vectors of length 1, each text near its image, at the largest scale of CLIP (100) for InfoNCE and at
-SigLIP's start (10, -10) for the sigmoid. The error is that of the loss, and of the gradients of 256 images and 256
-texts, against float64, relative to the largest; memory is what the compiled program says of one device, beyond its
-inputs and outputs; forms take turns. A form that would need more than `--limit-mb` is compiled and not run. The table
-goes to standard error, a JSON list of records to standard output.
+Features are random vectors of length 1, each text some way from its image, at the largest scale of CLIP (100) for
+InfoNCE and at SigLIP's start (10, -10) for the sigmoid. The error is that of the loss, and of the gradients of 256
+images and 256 texts, against float64, relative to the largest; memory is what the compiled program says of one device,
+beyond its inputs and outputs; forms take turns. A form that would need more than `--limit-mb` is compiled and not run.
+The table goes to standard error, a JSON list of records to standard output.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SAMPLE = 256
 def make_features(batch, features):
     rng = np.random.default_rng(batch)
     images = rng.standard_normal((batch, features), dtype=np.float32)
-    texts = images + 2 * rng.standard_normal((batch, features), dtype=np.float32)
+    texts = images + 8 * rng.standard_normal((batch, features), dtype=np.float32)
     return [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (images, texts)]
 
 

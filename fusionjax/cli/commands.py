@@ -392,9 +392,10 @@ def search(words: Sequence[str]) -> Result:
         InputError: the run, the text or the folder cannot be used.
     """
     options = parse(SearchOptions, "fusionjax search", words)
-    if not options.text.strip():
-        raise InputError(f"a query must have a word; got {options.text!r}. Describe what to search for.")
-    hits = searching.build_index(options.run, options.images, kind=options.index).search(options.text, top=options.top)
+    embedder = recipes.retrieval.load(options.run)
+    searching.check_query(embedder, options.text, options.top)
+    index = searching.build_index(options.run, options.images, kind=options.index, embedder=embedder)
+    hits = index.search(options.text, top=options.top)
     page = options.page or f"{options.run}/search.html"
     searching.write_search_page(page, options.text, hits)
     rows = [dataclasses.asdict(hit) for hit in hits]

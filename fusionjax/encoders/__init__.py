@@ -11,7 +11,9 @@ from fusionjax.encoders.pooling import PoolingKind, TokenPooling
 from fusionjax.encoders.resnet import ResNet, resnet
 from fusionjax.encoders.rnn import RNNEncoder
 from fusionjax.encoders.simple_cnn import SimpleCNN, as_unit_images
+from fusionjax.encoders.text_transformer import TextPooling, TextTransformer
 from fusionjax.encoders.vgg import VGG, vgg
+from fusionjax.encoders.vision_transformer import ImagePooling, VisionTransformer, vision_transformer
 
 __all__ = [
     "VGG",
@@ -19,14 +21,19 @@ __all__ = [
     "ConvNeXt",
     "EfficientNetLite",
     "Features",
+    "ImagePooling",
     "PoolingKind",
     "RNNEncoder",
     "ResNet",
     "SimpleCNN",
+    "TextPooling",
+    "TextTransformer",
     "TokenPooling",
+    "VisionTransformer",
     "as_unit_images",
     "convnext",
     "efficientnet_lite",
     "resnet",
     "vgg",
+    "vision_transformer",
 ]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float
 
+from fusionjax.layers.activations import ActivationKind, activate
 from fusionjax.layers.dense import Dense
 from fusionjax.layers.key_value_cache import KeyValue, KeyValueCache
 from fusionjax.layers.multi_head_attention import MultiHeadAttention
@@ -36,12 +37,25 @@ class TransformerBlockOutput(NamedTuple):
     cache: KeyValueCache | None
 
 
+class _Scale(nn.Module):
+    """A learned factor of each feature."""
+
+    start: float
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, values: Array) -> Array:
+        init = nn.initializers.constant(self.start)
+        return values * self.param("scale", init, values.shape[-1:], self.param_dtype).astype(values.dtype)
+
+
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention if wanted, and a perceptron, each on normalised tokens and added to them.
 
     tokens += SelfAttention(Norm(tokens)); tokens += CrossAttention(Norm(tokens), memory); tokens += MLP(Norm(tokens)).
     Unlike in the paper the normalisation comes first (Xiong et al., 2020), which trains without long warm-up, and the
-    perceptron uses GELU. The submodules are `self_attention`, `cross_attention`, `mlp_in`, `mlp_out` and the norms
+    perceptron uses GELU. Without `norm_first` it is as in the paper: tokens = Norm(tokens + SelfAttention(tokens)) and
+    so on. The submodules are `self_attention`, `cross_attention`, `mlp_in`, `mlp_out` and the norms
     `self_attention_norm`, `cross_attention_norm`, `mlp_norm`.
 
     On a CPU a large batch without memory, cache, weights or dropout goes through the block a few examples at a time,
@@ -54,8 +68,16 @@ class TransformerBlock(nn.Module):
         is_causal: tokens see only themselves and those before.
         use_cross_attention: also attend to a memory.
         features: size of the tokens; None to take it from them, but `init_cache` and `project_memory` need it.
+        norm_first: normalise what a part reads; otherwise the sum of its input and output.
+        norm_epsilon: added to the variance of a normalisation.
+        activation: of the perceptron, see `fusionjax.layers.activations.activate`.
+        scale_init: what the learned factors begin with by which each feature of a part's output is multiplied before it
+            is added (`self_attention_scale`, `cross_attention_scale`, `mlp_scale`); None for no factors.
         dtype: dtype of the computation; None for the common one of inputs and parameters.
         param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: there is no such activation, or a memory is missing or unexpected.
 
     Example:
         >>> tokens, memory = jnp.ones((3, 5, 8)), jnp.ones((3, 7, 6))
@@ -74,12 +96,16 @@ class TransformerBlock(nn.Module):
     is_causal: bool = False
     use_cross_attention: bool = False
     features: int | None = None
+    norm_first: bool = True
+    norm_epsilon: float = 1e-6
+    activation: ActivationKind = "gelu_tanh"
+    scale_init: float | None = None
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
 
     def setup(self) -> None:
         """Makes the parts."""
-        norm = partial(nn.LayerNorm, dtype=self.dtype, param_dtype=self.param_dtype)
+        norm = partial(nn.LayerNorm, self.norm_epsilon, dtype=self.dtype, param_dtype=self.param_dtype)
         attention = partial(
             MultiHeadAttention, self.num_heads, self.features, dtype=self.dtype, param_dtype=self.param_dtype
         )
@@ -90,6 +116,12 @@ class TransformerBlock(nn.Module):
             self.cross_attention = attention()
         self.mlp_norm = norm()
         self.dropout = nn.Dropout(self.dropout_rate)
+        if self.scale_init is not None:
+            scale = partial(_Scale, self.scale_init, self.param_dtype)
+            self.self_attention_scale = scale()
+            if self.use_cross_attention:
+                self.cross_attention_scale = scale()
+            self.mlp_scale = scale()
 
     def __call__(
         self,
@@ -133,26 +165,37 @@ class TransformerBlock(nn.Module):
         if plain and self._is_worth_splitting(tokens):
             return TransformerBlockOutput(self._transform_in_micro_batches(tokens, mask), None, None)
         attended = self.self_attention(
-            self.self_attention_norm(tokens),
+            self._before("self_attention", tokens),
             mask=mask,
             is_causal=self.is_causal and cache is None,
             cache=cache,
             return_weights=return_weights and not self.use_cross_attention,
         )
-        tokens = tokens + self.dropout(attended.values, deterministic=deterministic)
+        tokens = self._add("self_attention", tokens, attended.values, deterministic)
         weights = attended.weights
         if self.use_cross_attention:
             read = self.cross_attention(
-                self.cross_attention_norm(tokens),
+                self._before("cross_attention", tokens),
                 memory,
                 mask=memory_mask,
                 keys_values_projected=memory_projected,
                 return_weights=return_weights,
             )
-            tokens = tokens + self.dropout(read.values, deterministic=deterministic)
+            tokens = self._add("cross_attention", tokens, read.values, deterministic)
             weights = read.weights
-        tokens = tokens + self.dropout(self._perceive(self.mlp_norm(tokens)), deterministic=deterministic)
+        tokens = self._add("mlp", tokens, self._perceive(self._before("mlp", tokens)), deterministic)
         return TransformerBlockOutput(tokens, weights, attended.cache)
+
+    def _before(self, part: str, tokens: Array) -> Array:
+        """What a part reads."""
+        return getattr(self, f"{part}_norm")(tokens) if self.norm_first else tokens
+
+    def _add(self, part: str, tokens: Array, values: Array, deterministic: bool) -> Array:
+        """Adds what a part makes."""
+        if self.scale_init is not None:
+            values = getattr(self, f"{part}_scale")(values)
+        tokens = tokens + self.dropout(values, deterministic=deterministic)
+        return tokens if self.norm_first else getattr(self, f"{part}_norm")(tokens)
 
     def _is_worth_splitting(self, tokens: Array) -> bool:
         # What a caller captures on the way must not be cut.
@@ -212,4 +255,4 @@ class TransformerBlock(nn.Module):
     def _perceive(self, tokens: Array) -> Array:
         dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         hidden = dense(self.mlp_features or 4 * tokens.shape[-1], name="mlp_in")(tokens)
-        return dense(tokens.shape[-1], name="mlp_out")(jax.nn.gelu(hidden))
+        return dense(tokens.shape[-1], name="mlp_out")(activate(hidden, self.activation))

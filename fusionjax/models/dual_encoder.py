@@ -40,14 +40,18 @@ class DualEncoder(nn.Module):
         text_encoder: tokens to `Features`.
         features: of the common space.
         scale: at the start; 1 / 0.07 in CLIP, 10 in SigLIP.
-        max_scale: at most; 100 in CLIP.
+        max_scale: at most; 100 in CLIP, infinite in SigLIP.
         bias: at the start, -10 in SigLIP; None for no bias, as in CLIP.
+        use_image_projection: projects the images' pooled features; otherwise these are the vectors, as in SigLIP.
+        use_text_projection: the same of texts.
+        use_projection_bias: the projections have biases, as in SigLIP.
         dropout_rate: on the pooled features.
         dtype: of the projections.
         param_dtype: of the parameters.
 
     Raises:
-        ValueError: the batch lacks image or text, or tokens have neither two nor three axes.
+        ValueError: the batch lacks image or text, tokens have neither two nor three axes, or the pooled features of a
+            tower without projection are not `features` wide.
 
     Example:
         >>> from fusionjax import encoders
@@ -70,15 +74,20 @@ class DualEncoder(nn.Module):
     scale: float = 1 / 0.07
     max_scale: float = 100.0
     bias: float | None = None
+    use_image_projection: bool = True
+    use_text_projection: bool = True
+    use_projection_bias: bool = False
     dropout_rate: float = 0.0
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
 
     def setup(self) -> None:
         """Makes the projections and the learned scalars."""
-        kwargs: dict[str, Any] = {"use_bias": False, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.image_projection = nn.Dense(self.features, **kwargs)
-        self.text_projection = nn.Dense(self.features, **kwargs)
+        kwargs: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.use_image_projection:
+            self.image_projection = nn.Dense(self.features, self.use_projection_bias, **kwargs)
+        if self.use_text_projection:
+            self.text_projection = nn.Dense(self.features, self.use_projection_bias, **kwargs)
         self.dropout = nn.Dropout(self.dropout_rate)
         self.log_scale = self.param("log_scale", nn.initializers.constant(math.log(self.scale)), (), jnp.float32)
         if self.bias is not None:
@@ -131,7 +140,10 @@ class DualEncoder(nn.Module):
             `[batch, features]` of length 1, float32.
         """
         pooled = self.image_encoder(images, mask, deterministic=deterministic).kept_pooled
-        return _normalise(self.image_projection(self.dropout(pooled, deterministic=deterministic)))
+        pooled = self.dropout(pooled, deterministic=deterministic)
+        return _normalise(
+            self.image_projection(pooled) if self.use_image_projection else self._as_wide(pooled, "image")
+        )
 
     def encode_text(self, tokens: jax.Array, mask: jax.Array | None = None, *, deterministic: bool = True) -> jax.Array:
         """Encodes texts.
@@ -151,13 +163,24 @@ class DualEncoder(nn.Module):
         flat = tokens.reshape(-1, tokens.shape[-1])
         mask = None if mask is None else mask.reshape(flat.shape)
         pooled = self.text_encoder(flat, mask, deterministic=deterministic).kept_pooled
-        vectors = _normalise(self.text_projection(self.dropout(pooled, deterministic=deterministic)))
+        pooled = self.dropout(pooled, deterministic=deterministic)
+        vectors = _normalise(
+            self.text_projection(pooled) if self.use_text_projection else self._as_wide(pooled, "text")
+        )
         return vectors.reshape(*tokens.shape[:-1], self.features)
 
     def scalars(self) -> tuple[jax.Array, jax.Array | None]:
         """The learned scale, held at `max_scale` or below, and the bias where there is one."""
         scale = jnp.minimum(jnp.exp(self.log_scale), self.max_scale)
         return scale, None if self.bias is None else self.similarity_bias
+
+    def _as_wide(self, pooled: jax.Array, name: str) -> jax.Array:
+        if pooled.shape[-1] != self.features:
+            raise ValueError(
+                f"without a projection the {name} encoder's pooled features must be as wide as the common space, "
+                f"{self.features}; got {pooled.shape[-1]}. Set features, or use_{name}_projection=True."
+            )
+        return pooled
 
 
 def _normalise(vectors: jax.Array) -> jax.Array:

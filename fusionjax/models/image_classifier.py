@@ -45,9 +45,9 @@ class ImageClassifier(nn.Module):
             deterministic: switches dropout off, and batch statistics to the stored ones.
 
         Returns:
-            The logits `[batch, num_classes]`, float32, and the encoder's features.
+            The logits `[batch, num_classes]`, and the encoder's features.
         """
         features = self.encoder(images, mask, deterministic=deterministic)
         pooled = nn.Dropout(self.dropout_rate)(features.kept_pooled, deterministic=deterministic)
         head = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype, name="head")
-        return ClassifierOutput(head(pooled).astype(jnp.float32), features)
+        return ClassifierOutput(head(pooled), features)

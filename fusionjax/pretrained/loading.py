@@ -181,7 +181,7 @@ def _cast(expected: Any, dtype: Dtype) -> Any:
 def _placing(sharding: Placement | None) -> Callable[[str, np.ndarray], jax.Array]:
     def place(path: str, value: np.ndarray) -> jax.Array:
         target = sharding(path, value.shape) if callable(sharding) else sharding
-        return jax.device_put(np.ascontiguousarray(value), target)
+        return jax.device_put(np.asarray(value, order="C"), target)
 
     return place
 

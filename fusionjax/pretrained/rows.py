@@ -182,7 +182,7 @@ def tensors_from(rows: Sequence[Row], variables: Any) -> Iterator[tuple[str, np.
     flat = flatten_dict(variables, sep="/")
     _check_names([path for row in rows for path in row.ours], list(flat), "the variables")
     for row in rows:
-        yield row.theirs, np.ascontiguousarray(row.layout.to_theirs([np.asarray(flat[path]) for path in row.ours]))
+        yield row.theirs, np.asarray(row.layout.to_theirs([np.asarray(flat[path]) for path in row.ours]), order="C")
 
 
 def _check_table(rows: Sequence[Row], structs: Mapping[str, Any]) -> None:

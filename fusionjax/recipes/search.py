@@ -64,20 +64,36 @@ class PhotoIndex:
             The photographs.
 
         Raises:
-            InputError: the text has no word that the run knows, or none are asked for.
+            InputError: as `check_query`.
         """
-        if top < 1:
-            raise InputError(f"top must be at least 1; got {top}. 10 is the default.")
-        tokens = self.embedder.tokenizer.encode(text, self.embedder.config.data.max_length)
-        if not (tokens > data.tokenizer.UNKNOWN).any():
-            raise InputError(f"a query must have a word that the run was trained with; got {text!r}. Search otherwise.")
+        check_query(self.embedder, text, top)
         scores, places = self.nearest.search(self.embedder.texts([text]), min(top, len(self.names)))
         found = zip(scores[0].tolist(), places[0].tolist(), strict=True)
         # An approximate index may find fewer than asked for, and says -1.
         return [Hit(str(self.folder / self.names[place]), score) for score, place in found if place >= 0]
 
 
-def build_index(path: str | Path, folder: str | Path, *, kind: str = "Flat") -> PhotoIndex:
+def check_query(embedder: retrieval.Embedder, text: str, top: int) -> None:
+    """Checks a query, which costs nothing, before photographs are encoded for it.
+
+    Args:
+        embedder: the run.
+        text: in words.
+        top: how many photographs.
+
+    Raises:
+        InputError: the text has no word that the run knows, or none are asked for.
+    """
+    if top < 1:
+        raise InputError(f"top must be at least 1; got {top}. 10 is the default.")
+    tokens = embedder.tokenizer.encode(text, embedder.config.data.max_length)
+    if not (tokens > data.tokenizer.UNKNOWN).any():
+        raise InputError(f"a query must have a word that the run was trained with; got {text!r}. Search otherwise.")
+
+
+def build_index(
+    path: str | Path, folder: str | Path, *, kind: str = "Flat", embedder: retrieval.Embedder | None = None
+) -> PhotoIndex:
     """Encodes the photographs of a folder, or reads what was encoded before.
 
     The vectors stay in the run directory. Photographs that were added, or changed since, are encoded; those that are
@@ -87,6 +103,7 @@ def build_index(path: str | Path, folder: str | Path, *, kind: str = "Flat") -> 
         path: the run directory.
         folder: with the photographs; its subfolders too.
         kind: of the index, as `faiss.index_factory` takes it; `Flat` is exact.
+        embedder: the run, where it is loaded already.
 
     Returns:
         The index.
@@ -99,7 +116,7 @@ def build_index(path: str | Path, folder: str | Path, *, kind: str = "Flat") -> 
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise InputError(f"{folder} must be a folder of photographs; there is none. Check the path.")
-    embedder = retrieval.load(path)
+    embedder = retrieval.load(path) if embedder is None else embedder
     place = open_run(path).path / "indexes" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     weights = _fingerprint(embedder.variables)
     stamps = {name: _stamp(folder / name) for name in data.image_names(folder, deep=True)}

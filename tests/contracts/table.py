@@ -117,6 +117,42 @@ def _rnn(dtype: Any = None, **options: Any) -> nn.Module:
     return encoders.RNNEncoder(vocab_size=VOCABULARY, dtype=dtype, **options)
 
 
+def _vision_transformer(dtype: Any, **options: Any) -> nn.Module:
+    sizes = {"features": 6, "num_layers": 1, "num_heads": 2, "patch_size": 6, "image_size": (13, 19)}
+    return encoders.VisionTransformer(**sizes, dtype=dtype, **options)
+
+
+def _pad_image(inputs: Inputs) -> Inputs:
+    """A row of patches more at the bottom; images of 19 x 17 pixels have three rows of two."""
+    images = np.pad(inputs["images"], ((0, 0), (0, 6), (0, 0), (0, 0)), constant_values=0.5)
+    return {"images": images, "mask": np.pad(inputs["mask"], ((0, 0), (0, 2)))}
+
+
+def _vision_row(name: str, **options: Any) -> Row:
+    return Row(
+        name,
+        lambda dtype: _vision_transformer(dtype, **options),
+        {"images": IMAGES, "mask": IMAGE_MASK},
+        {"tokens": (BATCH, CELLS, 6), "pooled": (BATCH, 6)},
+        hide=_hide_pixels,
+        pad=_pad_image,
+        trim=lambda outputs: {**outputs, "tokens": outputs["tokens"][:, :CELLS]},
+    )
+
+
+def _text_row(name: str, **options: Any) -> Row:
+    sizes = {"features": 6, "num_layers": 1, "num_heads": 2, "max_length": 13}
+    return Row(
+        name,
+        lambda dtype: encoders.TextTransformer(VOCABULARY, **sizes, dtype=dtype, **options),
+        {"tokens": TOKENS, "mask": TEXT_MASK},
+        {"tokens": (BATCH, LENGTH, 6), "pooled": (BATCH, 6)},
+        hide=lambda inputs: {**inputs, "tokens": _hide_tokens(inputs["tokens"])},
+        pad=lambda inputs: {"tokens": _pad_text(inputs["tokens"])},
+        trim=_trim_tokens,
+    )
+
+
 ENCODERS = [
     Row(
         "SimpleCNN",
@@ -166,6 +202,10 @@ ENCODERS = [
         {"images": np.tile(IMAGES, (1, 2, 1, 1))[:, :29], "mask": CELL_MASK},
         {"tokens": (BATCH, CELLS, 5), "pooled": (BATCH, 11)},
     ),
+    _text_row("TextTransformer", is_causal=True, pooling="last"),
+    _text_row("TextTransformer-norm-last", norm_first=False, pooling="mean", num_segments=2),
+    _vision_row("VisionTransformer", use_pre_norm=True, activation="quick_gelu"),
+    _vision_row("VisionTransformer-attention", pooling="attention", use_class_token=False),
     Row(
         "RNNEncoder",
         lambda dtype: _rnn(dtype, features=6, self_attention=True, num_heads=2),
@@ -391,6 +431,14 @@ MODELS = [
         {"logits": (BATCH, 3)},
         hide=lambda inputs: {**inputs, "batch": {**inputs["batch"], "text": _hide_tokens(TOKENS)}},
         pad=lambda inputs: {"batch": {**inputs["batch"], "text": _pad_text(TOKENS)}},
+    ),
+    Row(
+        "ImageClassifier",
+        lambda dtype: models.ImageClassifier(_simple_cnn(dtype, pooling="mean"), 3, dtype=dtype),
+        {"images": IMAGES, "mask": IMAGE_MASK},
+        {"logits": (BATCH, 3)},
+        hide=_hide_pixels,
+        step=1e-4,
     ),
     Row(
         "DualEncoder",

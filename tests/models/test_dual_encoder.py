@@ -70,6 +70,30 @@ def test_an_empty_text_has_a_finite_gradient():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+def test_towers_without_projection_and_projections_with_bias():
+    model = build(use_image_projection=False, use_projection_bias=True).clone(features=7)
+    variables = draw_variables(model, BATCH)
+    params = variables["params"]
+    assert "image_projection" not in params and params["text_projection"]["bias"].shape == (7,)
+    image = encoders.SimpleCNN(features=(5, 7), pooling="mean").apply({"params": params["image_encoder"]}, IMAGES)
+    expected = image.pooled / np.linalg.norm(image.pooled, axis=1, keepdims=True)
+    np.testing.assert_allclose(run(model, variables, BATCH).image, expected, rtol=1e-4, atol=1e-5)
+    text = encoders.RNNEncoder(vocab_size=11, features=6, pooling="last")
+    pooled = text.apply({"params": params["text_encoder"]}, TEXTS[:, 0]).pooled
+    projected = pooled @ params["text_projection"]["kernel"] + params["text_projection"]["bias"]
+    expected = projected / np.linalg.norm(projected, axis=1, keepdims=True)
+    found = model.apply(variables, TEXTS[:, 0], method="encode_text")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_towers_without_projection_are_as_wide_as_the_common_space(name):
+    with pytest.raises(
+        ValueError, match=rf"the {name} encoder's .* common space, 13; got \d. Set features, or use_{name}"
+    ):
+        build(**{f"use_{name}_projection": False}).init(jax.random.key(0), BATCH)
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [

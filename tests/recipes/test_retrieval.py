@@ -269,9 +269,11 @@ def test_an_image_without_captions() -> None:
             "a query must have a word that the run was trained with; got 'xyzzy'",
             ["search", "xyzzy", "--images", "HERE"],
         ),
+        # Before the folder is looked at.
+        ("a query must have a word that the run was trained with", ["search", "xyzzy", "--images", "HERE/gone"]),
         ("must be a folder of photographs; there is none", ["search", "a red picture", "--images", "HERE/gone"]),
         ("must hold a photograph that can be read; it has none", ["search", "a red picture", "--images", "HERE/empty"]),
-        ("a query must have a word; got ' '", ["search", " ", "--images", "HERE"]),
+        ("a query must have a word that the run was trained with; got ' '", ["search", " ", "--images", "HERE"]),
         ("top must be at least 1; got 0", ["search", "red", "--images", "HERE", "--top", "0"]),
         (
             "the index must be one that faiss makes of 6 vectors; got 'Tree'",

