@@ -154,7 +154,8 @@ class ClassifyOptions:
         architecture: of the weights; told from the tensors if not given.
         labels: a text file with the names of the weights' classes, one a line.
         classes: names to choose among, for a run.
-        templates: prompts with `{}` for the name, for a run; of several, a class is their mean.
+        templates: prompts with `{}` for the name, for a run; of several, a class is their mean. By default
+            `a photo of a {}`.
         top: classes shown, the most probable first.
     """
 
@@ -163,7 +164,7 @@ class ClassifyOptions:
     architecture: str | None = None
     labels: str | None = None
     classes: tuple[str, ...] = ()
-    templates: tuple[str, ...] = ("a photo of a {}",)
+    templates: tuple[str, ...] = ()
     top: int = 5
 
 
@@ -338,6 +339,7 @@ def classify(words: Sequence[str]) -> Result:
     if not photographs:
         after = "" if options.weights else " after the run"
         raise InputError(f"classify needs at least one photograph{after}; got none. Name image files.")
+    _check_used(options)
     if options.weights:
         found = recipes.weights.classify(
             options.weights,
@@ -348,7 +350,11 @@ def classify(words: Sequence[str]) -> Result:
         )
     else:
         found = recipes.retrieval.classify(
-            options.inputs[0], photographs, options.classes, options.templates, top=options.top
+            options.inputs[0],
+            photographs,
+            options.classes,
+            options.templates or ("a photo of a {}",),
+            top=options.top,
         )
     rows = [
         {"image": photograph, "top": [dataclasses.asdict(one) for one in best]}
@@ -359,6 +365,15 @@ def classify(words: Sequence[str]) -> Result:
         for photograph, best in zip(photographs, found, strict=True)
     ]
     return Result(rows, "\n".join(lines))
+
+
+def _check_used(options: ClassifyOptions) -> None:
+    """Refuses what would have no effect."""
+    unused = ("classes", "templates") if options.weights else ("architecture", "labels")
+    given = [f"--{name}" for name in unused if getattr(options, name)]
+    if given:
+        use, instead = ("a run", "--weights") if options.weights else ("--weights", "a run")
+        raise InputError(f"{' and '.join(given)} can be used with {use} only; got {instead}. Leave out one of the two.")
 
 
 def convert(words: Sequence[str]) -> Result:

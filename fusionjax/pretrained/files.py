@@ -51,7 +51,9 @@ def open_weights(source: str | Path) -> Weights:
         return _open_folder(path)
     if path.is_file():
         return _open_file(path)
-    if str(source).count("/") == 1 and not path.suffix and not str(source).startswith((".", "/", "~")):
+    # A name of the hub may have dots: timm/resnet50.a1_in1k.
+    is_name = str(source).count("/") == 1 and not str(source).startswith((".", "/", "~"))
+    if is_name and path.suffix not in (*_TORCH_ENDINGS, ".safetensors"):
         return _open_folder(_fetch(str(source)))
     raise InputError(f"weights must be a file, a folder or the id of a model; there is no {source}. Check the name.")
 

@@ -55,8 +55,8 @@ def load(
 ) -> Pretrained:
     """Loads a model: tensors of torchvision, timm or transformers into one of ours.
 
-    Every name, shape and kind is checked before the first tensor is read. Tensors are read one after the other, each
-    straight to where its sharding puts it, so that memory never holds two copies of the model.
+    Every name and shape is checked before the first tensor is read. Tensors are read one after the other, each straight
+    to where its sharding puts it, so that memory of the process's own never holds two copies of the model.
 
     Args:
         source: a file in safetensors or of `torch.save`, a folder, or the id of a model of the Hugging Face hub.
@@ -76,7 +76,7 @@ def load(
     expected = _cast(jax.eval_shape(lambda: model.init(jax.random.key(0), *found.example(sizes))), param_dtype)
     variables = variables_from(
         found.rows(sizes),
-        list(weights.shapes),
+        weights.shapes,
         weights.read,
         expected,
         is_ignored=found.is_ignored,
@@ -102,7 +102,9 @@ def save(folder: str | Path, pretrained: Pretrained) -> None:
         config = dict(architecture.hub_config(sizes))
         if pretrained.labels:
             config["id2label"] = {str(place): label for place, label in enumerate(pretrained.labels)}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        beside = folder / "config.json.tmp"
+        beside.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        beside.replace(folder / "config.json")
 
 
 def rename(pretrained: Pretrained, target: Architecture) -> Pretrained:

@@ -113,7 +113,7 @@ def batch_norm_rows(ours: str, theirs: str) -> list[Row]:
 
 def variables_from(
     rows: Sequence[Row],
-    names: Sequence[str],
+    shapes: Shapes,
     read: Callable[[str], np.ndarray],
     expected: Any,
     *,
@@ -121,11 +121,11 @@ def variables_from(
     place: Callable[[str, np.ndarray], Any] = lambda path, value: value,
     source: str = "the weights",
 ) -> dict[str, Any]:
-    """Makes variables from tensors, one after the other, and checks every name, shape and kind.
+    """Makes variables from tensors, one after the other, after every name and shape has been checked.
 
     Args:
         rows: of the architecture.
-        names: of the tensors there are.
+        shapes: of the tensors there are, by name.
         read: gives a tensor by name.
         expected: the variables' tree of `jax.ShapeDtypeStruct`.
         is_ignored: whether a tensor that no row names may be there.
@@ -141,13 +141,15 @@ def variables_from(
     Example:
         >>> expected = {"params": {"head": {"kernel": jax.ShapeDtypeStruct((3, 5), np.float32)}}}
         >>> rows = dense_rows("head", "fc", has_bias=False)
-        >>> variables = variables_from(rows, ["fc.weight"], lambda name: np.ones((5, 3)), expected)
+        >>> variables = variables_from(rows, {"fc.weight": (5, 3)}, lambda name: np.ones((5, 3)), expected)
         >>> variables["params"]["head"]["kernel"].shape
         (3, 5)
     """
     structs = flatten_dict(expected, sep="/")
     _check_table(rows, structs)
-    _check_names([row.theirs for row in rows], [name for name in names if not is_ignored(name)], source)
+    _check_names([row.theirs for row in rows], [name for name in shapes if not is_ignored(name)], source)
+    for row in rows:
+        _check_shape(row, tuple(shapes[row.theirs]), structs, source)
     found = {}
     for row in rows:
         tensor = read(row.theirs)
@@ -156,7 +158,7 @@ def variables_from(
                 f"{source}: {row.theirs} must hold floating-point numbers; got {tensor.dtype}. Give the weights as "
                 "they were trained, not quantised."
             )
-        for path, value in zip(row.ours, _to_ours(row, tensor, structs, source), strict=True):
+        for path, value in zip(row.ours, row.layout.to_ours(tensor), strict=True):
             found[path] = place(path, value.astype(structs[path].dtype, copy=False))
     return unflatten_dict(found, sep="/")
 
@@ -214,13 +216,11 @@ def _is_number(tensor: np.ndarray) -> bool:
     return bool(jax.numpy.issubdtype(tensor.dtype, np.floating))
 
 
-def _to_ours(row: Row, tensor: np.ndarray, structs: Mapping[str, Any], source: str) -> list[np.ndarray]:
-    expected = [structs[path].shape for path in row.ours]
-    blanks = [np.broadcast_to(np.zeros((), np.float32), shape) for shape in expected]
+def _check_shape(row: Row, shape: tuple[int, ...], structs: Mapping[str, Any], source: str) -> None:
+    blanks = [np.broadcast_to(np.zeros((), np.float32), structs[path].shape) for path in row.ours]
     wanted = row.layout.to_theirs(blanks).shape
-    if tensor.shape != wanted:
+    if shape != wanted:
         raise InputError(
-            f"{source}: {row.theirs} must have shape {list(wanted)}; got {list(tensor.shape)}. Name another "
+            f"{source}: {row.theirs} must have shape {list(wanted)}; got {list(shape)}. Name another "
             "architecture, or other weights."
         )
-    return list(row.layout.to_ours(tensor))

@@ -64,7 +64,7 @@ def load(tensors: Tensors) -> tuple[Architecture, Any, Any]:
     architecture, sizes = recognise(shapes_of(tensors))
     variables = variables_from(
         architecture.rows(sizes),
-        list(tensors),
+        shapes_of(tensors),
         tensors.__getitem__,
         expected_of(architecture, sizes),
         is_ignored=architecture.is_ignored,

@@ -89,10 +89,12 @@ def test_what_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        InputError, match=r"some/model is no file or folder, and the hub did not give it: .*give a folder"
-    ):
-        open_weights("some/model")
+    for name in ("some/model", "timm/vit_base.augreg_in21k"):
+        message = rf"{name} is no file or folder, and the hub did not give it: .*give a folder"
+        with pytest.raises(InputError, match=message):
+            open_weights(name)
+    with pytest.raises(InputError, match=r"there is no runs/gone.safetensors. Check the name"):
+        open_weights("runs/gone.safetensors")
 
 
 def test_a_config_that_is_no_json_is_refused(folder: Path) -> None:

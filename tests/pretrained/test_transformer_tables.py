@@ -70,7 +70,7 @@ def expected_of(architecture: Architecture, sizes: Any) -> Any:
 def load(tensors: Tensors, architecture: Architecture, sizes: Any) -> Any:
     return variables_from(
         architecture.rows(sizes),
-        list(tensors),
+        shapes_of(tensors),
         tensors.__getitem__,
         expected_of(architecture, sizes),
         is_ignored=architecture.is_ignored,

@@ -89,5 +89,16 @@ def test_the_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"resnet-torchvision to resnet-transformers: {tmp_path}/out/model.safetensors\n"
     assert main(["convert", file, str(tmp_path / "out"), "--to", "resnet"]) == 2
     assert "the architecture must be one of" in capsys.readouterr().err
+    for more, message in (
+        (["--weights", file, "--classes", "ape", "bee"], "--classes can be used with a run only; got --weights. Leave"),
+        (
+            ["--labels", "l.txt", "--architecture", "x"],
+            "--architecture and --labels can be used with --weights only; got",
+        ),
+        (["--weights", str(folder)], "fusionjax:"),
+    ):
+        assert main(["classify", "run", photographs(folder)[0], *more]) == 2
+        errors = capsys.readouterr().err
+        assert message in errors and errors.count("\n") == 1
     assert main(["classify", "--weights", file]) == 2
     assert "classify needs at least one photograph; got none. Name image files." in capsys.readouterr().err
