@@ -129,7 +129,8 @@ def rename(pretrained: Pretrained, target: Architecture) -> Pretrained:
         shapes = {name: tensor.shape for name, tensor in tensors}
     # Told from its tensors it must be the same model, also in what no tensor shows.
     if not shapes or target.recognise(shapes, config) != sizes:
-        same = [one.name for one in ARCHITECTURES if one.build == pretrained.architecture.build]
+        family = [one for one in ARCHITECTURES if one.build == pretrained.architecture.build]
+        same = [one.name for one in family if one is not target]
         raise InputError(
             f"{pretrained.architecture.name} has no form that {target.name} could hold. Name one of {', '.join(same)}."
         )

@@ -15,6 +15,7 @@ from fusionjax.errors import InputError
 from fusionjax.pretrained.files import write_safetensors
 from fusionjax.pretrained.resnet import RESNET_TORCHVISION, ResNetSizes
 from fusionjax.pretrained.rows import tensors_from
+from fusionjax.pretrained.vit import ViTSizes
 from tests.contracts.parameters import draw_variables
 
 SIZES = ResNetSizes(stage_sizes=(1, 2), features=(5, 7), stem_features=3, is_bottleneck=False, num_classes=11)
