@@ -77,6 +77,25 @@ def test_names_that_cannot_hold_the_model_are_refused(file: Path) -> None:
     )
     with pytest.raises(InputError, match=message):
         pretrained.rename(loaded, pretrained.find_architecture("vgg-torchvision"))
+    # Of the same family, but with other means of the photographs.
+    sizes = ViTSizes(
+        features=64,
+        num_layers=1,
+        num_heads=1,
+        mlp_features=3,
+        patch_size=2,
+        image_size=4,
+        num_classes=5,
+        norm_epsilon=1e-6,
+    )
+    timm, torchvision = (pretrained.find_architecture(f"vit-{name}") for name in ("timm", "torchvision"))
+    variables = draw_variables(timm.build(sizes), np.zeros((1, 4, 4, 3), np.float32))
+    model = pretrained.Pretrained(timm, sizes, timm.build(sizes), variables)
+    message = (
+        r"vit-timm has no form that vit-torchvision could hold. Name one of vit-timm, vit-torchvision-files, vit-tr"
+    )
+    with pytest.raises(InputError, match=message):
+        pretrained.rename(model, torchvision)
     with pytest.raises(
         InputError, match=r"the architecture must be one of alexnet.*; got 'resnet-torch'. Did you mean"
     ):
