@@ -30,14 +30,9 @@ _KINDS = (
     ("non-relational", ("shape", "left", "top")),
     ("relational", ("closest", "furthest", "count")),
 )
-_TEXTS = {
-    "shape": "what shape is the {} object?",
-    "left": "is the {} object on the left?",
-    "top": "is the {} object at the top?",
-    "closest": "what shape is the object closest to the {} object?",
-    "furthest": "what shape is the object furthest from the {} object?",
-    "count": "how many objects have the shape of the {} object?",
-}
+# As terse as the paper's eleven bits: sentences tell what is asked by many words and the colour by one, and a model of
+# vectors then learns what can be said without the colour, and little else.
+_TEXT = "{color} {subject}?"
 
 
 class _Objects(NamedTuple):
@@ -53,8 +48,9 @@ class SortOfClevr(Sequence[QuestionExample]):
     Ten of the questions ask for one object (its shape; whether it is on the left; at the top), ten for a relation (the
     shape of the object closest to it; furthest from it; how many have its shape, itself included); each ten are
     different ones of the 18 possible. Types: `non-relational shape`, `... left`, `... top`, `relational closest`, `...
-    furthest`, `... count`. A picture depends on `seed`, `split` and its index alone. Where two distances are too near
-    to tell apart the objects are drawn again, so every question has one right answer.
+    furthest`, `... count`. A question names a colour and what is asked of it: "red left?". A picture depends on `seed`,
+    `split` and its index alone. Where two distances are too near to tell apart the objects are drawn again, so every
+    question has one right answer.
 
     Args:
         split: "train", "validation" or "test".
@@ -70,7 +66,7 @@ class SortOfClevr(Sequence[QuestionExample]):
         >>> pictures[2]["image"].shape, len(pictures[2]["questions"])
         ((75, 75, 3), 20)
         >>> pictures[2]["questions"][0]["question"]
-        'what shape is the red object?'
+        'red shape?'
 
     References:
         Santoro et al., "A Simple Neural Network Module for Relational Reasoning", 2017, arXiv:1706.01427, section 4.3.
@@ -155,7 +151,7 @@ def _ask(objects: _Objects, rng: np.random.Generator) -> list[Question]:
             color, subject = possible[place]
             questions.append(
                 {
-                    "question": _TEXTS[subject].format(_COLORS[color]),
+                    "question": _TEXT.format(color=_COLORS[color], subject=subject),
                     "answer": _answer(objects, color, subject),
                     "type": f"{kind} {subject}",
                 }

@@ -29,6 +29,8 @@ class RNNEncoder(nn.Module):
         self_attention: adds multi-head self-attention over the states, with a residual connection.
         num_heads: of the self-attention; divides the width of the states.
         embedding_features: of the embedding; None takes `features`.
+        is_one_hot: each token is a vector with a one at its number, `vocab_size` wide, instead of an embedding that is
+            learned: the mean of a text is its bag of words. For small vocabularies.
         embedding_init: draws the embedding; by default with variance one over its features. With variance one the words
             of short questions are told apart earlier.
         pooling: to one vector, as in `TokenPooling`; `flatten` fixes the length.
@@ -40,7 +42,7 @@ class RNNEncoder(nn.Module):
 
     Raises:
         ValueError: the tokens have not two axes, the mask has another shape, or the encoder is folded but has no
-            recurrent layer or is to drop word vectors.
+            recurrent layer, has no embedding or is to drop word vectors.
         TypeError: the tokens are not integers, or the mask is not boolean.
 
     Example:
@@ -63,6 +65,7 @@ class RNNEncoder(nn.Module):
     self_attention: bool = False
     num_heads: int = 8
     embedding_features: int | None = None
+    is_one_hot: bool = False
     embedding_init: Initializer = nn.linear.default_embed_init
     pooling: PoolingKind = "flatten"
     dropout_rate: float = 0.0
@@ -105,8 +108,12 @@ class RNNEncoder(nn.Module):
         )
         width = self.embedding_features if self.embedding_features and self.num_layers else self.features
         width = rnn.projected_features if self.is_folded else width
-        embed = nn.Embed(self.vocab_size, width, embedding_init=self.embedding_init, name="embedding", **kwargs)
-        states = drop(embed(jnp.where(mask, tokens, 0)))
+        numbers = jnp.where(mask, tokens, 0)
+        if self.is_one_hot:
+            states = drop(jax.nn.one_hot(numbers, self.vocab_size, dtype=self.dtype or self.param_dtype))
+        else:
+            embed = nn.Embed(self.vocab_size, width, embedding_init=self.embedding_init, name="embedding", **kwargs)
+            states = drop(embed(numbers))
         if self.num_layers:
             states = rnn(states, mask=mask, deterministic=deterministic).outputs
         states = jnp.where(mask[..., None], states, 0)
@@ -118,6 +125,10 @@ class RNNEncoder(nn.Module):
         return Features(tokens=states, mask=mask, pooled=pooled, grid=(tokens.shape[1],))
 
     def _check_folded(self, deterministic: bool) -> None:
+        if self.is_folded and self.is_one_hot:
+            raise ValueError(
+                "a folded encoder has a table of its tokens; got is_one_hot=True. Set one of the two alone."
+            )
         if self.is_folded and not self.num_layers:
             raise ValueError(
                 "a folded encoder needs a recurrent layer to fold; got num_layers=0. Pass is_folded=False."

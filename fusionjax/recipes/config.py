@@ -145,8 +145,9 @@ class TrainingConfig:
     Attributes:
         epochs: passes over the training part; a fraction is allowed.
         seconds: time to train, compilation and evaluation not counted, instead of the epochs: so many steps as fit into
-        it
-            at the pace of the first ones, fixed before the training begins.
+            it at the pace of the first ones, fixed before the training begins.
+        clock: what `seconds` are of: the wall's, or the processors' (all threads together), which a machine that others
+            use too does not change much.
         batch_size: examples in a step, over all devices.
         accumulate: parts that a batch is split into, one after the other, to save memory; the result is the same.
         ema_decay: of the moving average of the parameters that is evaluated; None evaluates the parameters themselves.
@@ -160,6 +161,7 @@ class TrainingConfig:
 
     epochs: float = 10.0
     seconds: float | None = None
+    clock: Literal["wall", "processor"] = "wall"
     batch_size: int = 32
     accumulate: int = 1
     ema_decay: float | None = None

@@ -18,6 +18,8 @@ class OptimizerConfig:
         learning_rate: the highest rate, reached after the warm-up.
         schedule: after the warm-up: `"constant"`, or `"cosine"` or `"linear"` down to `end_fraction`.
         warmup_steps: steps over which the rate rises from 0 in a straight line.
+        decay_share: share of the steps after the warm-up over which `"cosine"` or `"linear"` falls, the last ones;
+            before them the rate stays at its height. 1 falls from the end of the warm-up on.
         end_fraction: the rate of the last step, as a fraction of `learning_rate`.
         weight_decay: decay per unit of learning rate; of kernels only, never of biases, scales or embeddings.
         clip_norm: gradients with a larger global norm are scaled down to it; `None` leaves them.
@@ -41,6 +43,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 0
+    decay_share: float = 1.0
     end_fraction: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float | None = None
@@ -53,6 +56,7 @@ class OptimizerConfig:
         _check_choice("schedule", self.schedule, ("constant", "cosine", "linear"))
         _check_range("learning_rate", self.learning_rate, 0.0, float("inf"))
         _check_range("warmup_steps", self.warmup_steps, 0, float("inf"))
+        _check_range("decay_share", self.decay_share, 0.0, 1.0)
         _check_range("end_fraction", self.end_fraction, 0.0, 1.0)
         _check_range("weight_decay", self.weight_decay, 0.0, float("inf"))
         _check_range("b1", self.b1, 0.0, 1.0)
@@ -66,9 +70,9 @@ class OptimizerConfig:
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Callable[[Any], Any]:
     """Builds the learning rate as a function of the step.
 
-    rate(t) = learning_rate * t / warmup_steps in the warm-up; after it, with x = the share of the remaining steps
-    done and e = `end_fraction`: 1 (constant), e + (1 - e) (1 + cos(pi x)) / 2 (cosine), or 1 - (1 - e) x (linear),
-    times `learning_rate`.
+    rate(t) = learning_rate * t / warmup_steps in the warm-up; then `learning_rate` until the decay begins; in it, with
+    x = the share of its steps done and e = `end_fraction`: 1 (constant), e + (1 - e) (1 + cos(pi x)) / 2 (cosine), or
+    1 - (1 - e) x (linear), times `learning_rate`.
 
     Args:
         config: the configuration.
@@ -92,14 +96,18 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Callable[[Any], 
             "Shorten the warm-up or train longer."
         )
     rate, end = config.learning_rate, config.end_fraction
+    falling = max(1, round(steps * config.decay_share))
     after = {
         "constant": optax.constant_schedule(rate),
-        "cosine": optax.cosine_decay_schedule(rate, steps, alpha=end),
-        "linear": optax.linear_schedule(rate, rate * end, steps),
+        "cosine": optax.cosine_decay_schedule(rate, falling, alpha=end),
+        "linear": optax.linear_schedule(rate, rate * end, falling),
     }[config.schedule]
-    if not config.warmup_steps:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, rate, config.warmup_steps), after], [config.warmup_steps])
+    parts, starts = [after], []
+    if falling < steps:
+        parts, starts = [optax.constant_schedule(rate), *parts], [total_steps - falling]
+    if config.warmup_steps:
+        parts, starts = [optax.linear_schedule(0.0, rate, config.warmup_steps), *parts], [config.warmup_steps, *starts]
+    return optax.join_schedules(parts, starts) if starts else after
 
 
 def make_optimizer(

@@ -89,6 +89,8 @@ def test_a_folded_model_is_for_inference() -> None:
         ValueError, match=r"a folded encoder needs a recurrent layer to fold; got num_layers=0. Pass is"
     ):
         encoder.clone(num_layers=0).init(jax.random.key(0), TOKENS)
+    with pytest.raises(ValueError, match=r"a folded encoder has a table of its tokens; got is_one_hot=True. Set one"):
+        encoder.clone(is_one_hot=True).init(jax.random.key(0), TOKENS)
 
 
 def test_projected_inputs_of_another_width() -> None:
@@ -100,11 +102,16 @@ def test_projected_inputs_of_another_width() -> None:
 
 def test_modules_are_found_by_where_they_are_attached() -> None:
     text = encoders.RNNEncoder(11, features=6, pooling="last")
-    both = {"one": text, "two": text.clone(cell="gru", name="other"), "words": text.clone(num_layers=0)}
+    both = {
+        "one": text,
+        "two": text.clone(cell="gru", name="other"),
+        "words": text.clone(num_layers=0),
+        "bits": text.clone(is_one_hot=True),
+    }
     model = models.FusionClassifier(both, fusion=fusion.Concat(), num_classes=3)
     batch = dict.fromkeys(both, TOKENS)
     folded, variables = compress.fold_embeddings(model, draw_variables(model, batch))
-    assert [encoder.is_folded for encoder in folded.encoders.values()] == [True, True, False]
+    assert [encoder.is_folded for encoder in folded.encoders.values()] == [True, True, False, False]
     assert folded.fusion is model.fusion
     expected = jax.eval_shape(folded.init, jax.random.key(0), batch)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, expected)

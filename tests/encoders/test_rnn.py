@@ -32,6 +32,25 @@ def test_without_recurrent_layers_words_stay_as_they_are() -> None:
     np.testing.assert_array_equal(features.pooled, table[np.array([7, 8])])
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+def test_words_as_bits(layers: int) -> None:
+    encoder = RNNEncoder(11, features=6, cell="elman", num_layers=layers, is_one_hot=True, pooling="mean")
+    variables = draw_variables(encoder, TOKENS)
+    features = run(encoder, variables, TOKENS)
+    bits = np.eye(11)[np.asarray(TOKENS)] * np.asarray(TOKENS != 0)[..., None]
+    if not layers:
+        assert not jax.tree.leaves(variables)
+        np.testing.assert_array_equal(features.tokens, bits)
+        bag = np.array([np.bincount(row[row > 0], minlength=11) / (row > 0).sum() for row in np.asarray(TOKENS)])
+        np.testing.assert_allclose(features.pooled, bag, rtol=1e-6)
+        return
+    assert variables["params"].keys() == {"rnn"}
+    rnn = RNN(6, cell="elman").apply(
+        {"params": variables["params"]["rnn"]}, jnp.asarray(bits, jnp.float32), mask=TOKENS != 0
+    )
+    np.testing.assert_allclose(features.tokens, rnn.outputs, rtol=1e-5, atol=1e-6)
+
+
 def test_word_vectors_are_drawn_as_asked() -> None:
     for init, variance in ((None, 1 / 512), (jax.nn.initializers.normal(1.0), 1)):
         encoder = RNNEncoder(

@@ -1,6 +1,8 @@
 """The recipe of question answering: scenes, answers that are chosen or written, one question, and what it refuses."""
 
 import dataclasses
+import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -90,11 +92,15 @@ def test_an_answer_is_written(tmp_path: Path, photograph: str, capfd: Captured) 
 
 
 @pytest.mark.slow
-def test_a_budget_in_seconds_is_planned_once(tmp_path: Path, capfd: Captured) -> None:
+def test_a_budget_in_processor_seconds_is_planned_once(
+    tmp_path: Path, capfd: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A clock that goes on by half a second whenever it is read: 13 steps are paced, in 2.5 seconds.
+    monkeypatch.setattr("time.process_time", functools.partial(next, itertools.count(0, 0.5)))
     run = tmp_path / "run"
-    assert learn(run, "--training.seconds", "0.5", "--json") == 0
+    assert learn(run, "--training.seconds", "1", "--training.clock", "processor", "--json") == 0
     steps = json.loads((run / "steps.json").read_text())
-    assert json.loads(capfd.readouterr().out)["train/steps"] == steps >= 1
+    assert json.loads(capfd.readouterr().out)["train/steps"] == steps == round(13 / 2.5)
     rows = [json.loads(line) for line in (run / "curves.jsonl").read_text().splitlines()]
     looks = [row["validation/at_seconds"] for row in rows if "validation/at_seconds" in row]
     assert looks == sorted(looks) and looks[0] > 0

@@ -28,6 +28,9 @@ def update(config: OptimizerConfig, gradients: Any, params: Any, steps: int = 1)
         ({"schedule": "constant", "warmup_steps": 4}, [0, 0.5, 1, 1.5, 2, 2, 2, 2, 2]),
         ({"schedule": "linear"}, [2, 1.75, 1.5, 1.25, 1, 0.75, 0.5, 0.25, 0]),
         ({"schedule": "linear", "warmup_steps": 4, "end_fraction": 0.5}, [0, 0.5, 1, 1.5, 2, 1.75, 1.5, 1.25, 1]),
+        ({"schedule": "linear", "decay_share": 0.5}, [2, 2, 2, 2, 2, 1.5, 1, 0.5, 0]),
+        ({"schedule": "linear", "warmup_steps": 2, "decay_share": 1 / 3}, [0, 1, 2, 2, 2, 2, 2, 1, 0]),
+        ({"schedule": "cosine", "warmup_steps": 4, "decay_share": 0.5}, [0, 0.5, 1, 1.5, 2, 2, 2, 1, 0]),
         # half of the cosine: 1, (1 + sqrt(1/2)) / 2, 1/2, (1 - sqrt(1/2)) / 2, 0
         ({"warmup_steps": 4}, [0, 0.5, 1, 1.5, 2, 1 + math.sqrt(0.5), 1, 1 - math.sqrt(0.5), 0]),
         ({"warmup_steps": 4, "end_fraction": 0.25}, [0, 0.5, 1, 1.5, 2, 1.780330, 1.25, 0.719670, 0.5]),
@@ -103,6 +106,7 @@ def test_clipping_scales_to_the_global_norm(clip_norm: float | None, expected: l
         ({"learning_rate": -1.0}, r"learning_rate must be between 0.0 and inf; got -1.0. Change learning_rate"),
         ({"learning_rate": float("nan")}, r"learning_rate must be between 0.0 and inf; got nan"),
         ({"warmup_steps": -1}, r"warmup_steps must be between 0 and inf; got -1"),
+        ({"decay_share": 2.0}, r"decay_share must be between 0.0 and 1.0; got 2.0"),
         ({"end_fraction": 1.5}, r"end_fraction must be between 0.0 and 1.0; got 1.5"),
         ({"weight_decay": -0.1}, r"weight_decay must be between 0.0 and inf; got -0.1"),
         ({"b1": 1.1}, r"b1 must be between 0.0 and 1.0; got 1.1"),
