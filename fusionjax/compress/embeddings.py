@@ -38,7 +38,7 @@ def project_embedding(
 def fold_embeddings(model: nn.Module, variables: Variables) -> tuple[nn.Module, Variables]:
     """Folds word vectors into the recurrent layer that reads them: token -> E W_x + b is one look-up.
 
-    It serves every `RNNEncoder` with recurrent layers (of any cell, its first layer in one or both directions) and
+    It serves every `RNNEncoder` with an embedding and recurrent layers (of any cell, in one or both directions) and
     every `LSTMDecoder` and `AttentionLSTMDecoder` that is the model or among its fields. Outputs are the same but for
     rounding. The table is gates * features wide, in both directions twice that: 82 MB for 10,000 tokens and an LSTM of
     512 in float32. For inference: dropout on word vectors is refused, and trained further, the table would be free.
@@ -68,7 +68,8 @@ def fold_embeddings(model: nn.Module, variables: Variables) -> tuple[nn.Module, 
 
     def fold(module: nn.Module, own: Variables) -> tuple[nn.Module, Variables]:
         for kind, convert in _FOLDS.items():
-            if isinstance(module, kind) and not module.is_folded and getattr(module, "num_layers", None) != 0:
+            reads_words = getattr(module, "num_layers", None) != 0 and not getattr(module, "is_one_hot", False)
+            if isinstance(module, kind) and not module.is_folded and reads_words:
                 return module.clone(is_folded=True), {**own, "params": convert(module, own["params"])}
         return module, own
 
