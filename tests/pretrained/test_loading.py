@@ -18,7 +18,7 @@ from fusionjax.pretrained.rows import tensors_from
 from fusionjax.pretrained.vit import ViTSizes
 from tests.contracts.parameters import draw_variables
 from tests.parity.hub_tokenizers import LENGTH, TEXTS, write_clip
-from tests.pretrained.tiny_hub import VOCAB_SIZES, write_pair
+from tests.pretrained.tiny_hub import write_pair
 
 SIZES = ResNetSizes(stage_sizes=(1, 2), features=(5, 7), stem_features=3, is_bottleneck=False, num_classes=11)
 IMAGES = np.random.default_rng(0).uniform(size=(2, 37, 41, 3)).astype(np.float32)
@@ -150,7 +150,7 @@ def test_every_architecture_has_a_name_of_its_own() -> None:
 
 
 def test_the_tokenizer_lies_beside_the_weights(tmp_path: Path, file: Path) -> None:
-    write_pair(tmp_path / "clip", "clip", VOCAB_SIZES["clip"])
+    write_pair(tmp_path / "clip", "clip")
     loaded = pretrained.load(tmp_path / "clip")
     assert loaded.tokenizer is not None and loaded.tokenizer.vocab_size == loaded.sizes.vocab_size
     assert loaded.tokenizer.max_length == LENGTH and loaded.tokenizer is loaded.tokenizer
@@ -162,14 +162,14 @@ def test_the_tokenizer_lies_beside_the_weights(tmp_path: Path, file: Path) -> No
     pretrained.save(tmp_path / "copy", again)
     assert pretrained.load(tmp_path / "copy").tokenizer is not None
     # There is none for a file alone, for images alone, and where the files are missing.
-    assert pretrained.load(tmp_path / "clip" / "model.safetensors").tokenizer is None
+    assert dataclasses.replace(loaded, folder=None).tokenizer is None
     assert pretrained.load(file).tokenizer is None
     (tmp_path / "copy" / "merges.txt").unlink()
     assert pretrained.load(tmp_path / "copy").tokenizer is None
 
 
 def test_the_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
-    write_pair(tmp_path, "siglip", VOCAB_SIZES["siglip"] - 3)
+    write_pair(tmp_path, "siglip", vocab_size=35)
     with pytest.raises(InputError, match=r"must have at most the model's 35 tokens; it has 38. Put that of this model"):
         pretrained.load(tmp_path).tokenizer  # noqa: B018
     (tmp_path / "spiece.model").unlink()

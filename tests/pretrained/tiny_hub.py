@@ -11,8 +11,10 @@ from fusionjax.pretrained.towers import TowerSizes, TwoTowerSizes
 from tests.contracts.parameters import draw_variables
 from tests.parity.hub_tokenizers import LENGTH, WRITERS
 
+VOCAB_SIZES = {"clip": 529, "siglip": 38}
 
-def write_pair(folder: Path, name: str, vocab_size: int, *, seed: int = 0) -> None:
+
+def write_pair(folder: Path, name: str, *, vocab_size: int | None = None, seed: int = 0) -> None:
     """A `"clip"` or `"siglip"` with its tokenizer and settings."""
     architecture = pretrained.find_architecture(f"{name}-transformers")
     is_clip = name == "clip"
@@ -32,7 +34,7 @@ def write_pair(folder: Path, name: str, vocab_size: int, *, seed: int = 0) -> No
         text=text,
         patch_size=5,
         image_size=20,
-        vocab_size=vocab_size,
+        vocab_size=vocab_size or VOCAB_SIZES[name],
         max_length=LENGTH,
         features=6 if is_clip else 8,
         end_id=None,
@@ -45,6 +47,3 @@ def write_pair(folder: Path, name: str, vocab_size: int, *, seed: int = 0) -> No
     preparation = dataclasses.replace(published, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.25))
     pretrained.save(folder, pretrained.Pretrained(architecture, sizes, model, variables, preparation=preparation))
     WRITERS[name](folder)
-
-
-VOCAB_SIZES = {"clip": 528, "siglip": 38}

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fusionjax.pretrained.resnet import RESNET_TORCHVISION, ResNetSizes
 from fusionjax.pretrained.rows import tensors_from
 from fusionjax.recipes import search, weights
 from tests.contracts.parameters import draw_variables
-from tests.pretrained.tiny_hub import VOCAB_SIZES, write_pair
+from tests.pretrained.tiny_hub import write_pair
 
 SIZES = ResNetSizes(stage_sizes=(1,), features=(3,), stem_features=3, is_bottleneck=False, num_classes=5)
 NAMES = ("ape", "bee", "cat", "dog", "eel")
@@ -123,7 +124,7 @@ CLASSES = ("cat", "dog", "CAFÉ")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two towers that have learned nothing, as they lie on the hub."""
     folder = tmp_path_factory.mktemp("pair") / request.param
-    write_pair(folder, request.param, VOCAB_SIZES[request.param])
+    write_pair(folder, request.param)
     return folder
 
 
@@ -213,7 +214,7 @@ def test_an_index_is_of_the_weights_and_of_how_photographs_are_prepared(
     caplog.set_level(logging.WARNING, "fusionjax")
     for changed in (True, False):
         pair = tmp_path / "pair"
-        write_pair(pair, "clip", VOCAB_SIZES["clip"], seed=7 if changed else 0)
+        write_pair(pair, "clip", seed=7 if changed else 0)
         assert search.build_index(weights.load_embedder(pair), folder).encoded == 9
     settings = json.loads((pair / "preprocessor_config.json").read_text())
     (pair / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.1, 0.2, 0.3]}))
@@ -223,6 +224,7 @@ def test_an_index_is_of_the_weights_and_of_how_photographs_are_prepared(
 
 def test_what_a_model_of_images_and_texts_needs(pair: Path, folder: Path, tmp_path: Path, capfd: Any) -> None:
     photograph = photographs(folder)[0]
+    shutil.copytree(pair, tmp_path / "alone", ignore=shutil.ignore_patterns("vocab.json", "spiece.model"))
     for words, message in (
         (["classify", photograph, "--weights", str(pair)], "classes must be two different names or more; got []"),
         (
@@ -239,7 +241,7 @@ def test_what_a_model_of_images_and_texts_needs(pair: Path, folder: Path, tmp_pa
             "a text must have a word that the model was trained with; got ' '. Say it otherwise.",
         ),
         (
-            ["search", "cat", "--weights", str(pair / "model.safetensors"), "--images", str(folder)],
+            ["search", "cat", "--weights", str(tmp_path / "alone"), "--images", str(folder)],
             "must have a tokenizer beside the weights; there is none. Give a folder with its tokenizer.json.",
         ),
     ):
