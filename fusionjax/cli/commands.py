@@ -17,6 +17,7 @@ from fusionjax.recipes import comparison, vqa
 from fusionjax.recipes import search as searching
 from fusionjax.recipes.config import DataConfig, DecodingConfig
 from fusionjax.recipes.run import open_run
+from fusionjax.recipes.zero_shot import TEMPLATES
 
 tyro = require("tyro", extra="cli")
 
@@ -146,16 +147,15 @@ class AskOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifyOptions:
-    """Photographs named: by published weights, or among any classes by a run of retrieval.
+    """Photographs named: by a published classifier, or among any classes by a run of retrieval or a published CLIP.
 
     Attributes:
         inputs: image files; before them, without --weights, the run directory.
         weights: a file, a folder, or the id of a model of the Hugging Face hub.
         architecture: of the weights; told from the tensors if not given.
-        labels: a text file with the names of the weights' classes, one a line.
-        classes: names to choose among, for a run.
-        templates: prompts with `{}` for the name, for a run; of several, a class is their mean. By default
-            `a photo of a {}`.
+        labels: a text file with the names of a classifier's own classes, one a line.
+        classes: names to choose among, for a model of images and texts.
+        templates: prompts with `{}` for such a name; of several, a class is their mean. By default `a photo of a {}`.
         top: classes shown, the most probable first.
     """
 
@@ -187,20 +187,22 @@ class ConvertOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Photographs of a folder that a text describes.
+    """Photographs of a folder that a text describes, found by a run of retrieval or a published CLIP or SigLIP.
 
     Attributes:
-        run: the run directory.
-        text: to search for.
+        inputs: the text to search for; before it, without --weights, the run directory.
         images: the folder of the photographs; it is encoded once.
+        weights: a folder, or the id of a model of the Hugging Face hub.
+        architecture: of the weights; told from the tensors if not given.
         top: photographs, the best first.
         index: kind of the index, as faiss.index_factory takes it; Flat is exact.
-        page: where the HTML page goes; in the run directory if not given.
+        page: where the HTML page goes; search.html, in the run directory if there is one, if not given.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN] TEXT")]
     images: str
+    weights: str | None = None
+    architecture: str | None = None
     top: int = 10
     index: str = "Flat"
     page: str | None = None
@@ -323,7 +325,7 @@ def ask(words: Sequence[str]) -> Result:
 
 
 def classify(words: Sequence[str]) -> Result:
-    """`fusionjax classify PHOTO ... --weights FILE`, or `fusionjax classify RUN PHOTO ... --classes NAME NAME ...`.
+    """`fusionjax classify PHOTO ... --weights FILE`, or with `--classes NAME NAME ...`, also `classify RUN PHOTO ...`.
 
     Args:
         words: photographs, after the run directory where there is one, and options.
@@ -346,6 +348,8 @@ def classify(words: Sequence[str]) -> Result:
             photographs,
             architecture=options.architecture,
             labels=options.labels,
+            classes=options.classes,
+            templates=options.templates or TEMPLATES,
             top=options.top,
         )
     else:
@@ -353,7 +357,7 @@ def classify(words: Sequence[str]) -> Result:
             options.inputs[0],
             photographs,
             options.classes,
-            options.templates or ("a photo of a {}",),
+            options.templates or TEMPLATES,
             top=options.top,
         )
     rows = [
@@ -369,10 +373,14 @@ def classify(words: Sequence[str]) -> Result:
 
 def _check_used(options: ClassifyOptions) -> None:
     """Refuses what would have no effect."""
-    unused = ("classes", "templates") if options.weights else ("architecture", "labels")
-    given = [f"--{name}" for name in unused if getattr(options, name)]
+    if not options.weights:
+        given = [f"--{name}" for name in ("architecture", "labels") if getattr(options, name)]
+        use, instead = "--weights", "a run"
+    elif options.classes:
+        given, use, instead = ["--labels"] if options.labels else [], "a classifier's own classes", "--classes"
+    else:
+        given, use, instead = ["--templates"] if options.templates else [], "--classes", "none"
     if given:
-        use, instead = ("a run", "--weights") if options.weights else ("--weights", "a run")
         raise InputError(f"{' and '.join(given)} can be used with {use} only; got {instead}. Leave out one of the two.")
 
 
@@ -395,24 +403,33 @@ def convert(words: Sequence[str]) -> Result:
 
 
 def search(words: Sequence[str]) -> Result:
-    """`fusionjax search RUN TEXT --images DIR`.
+    """`fusionjax search RUN TEXT --images DIR`, or `fusionjax search TEXT --weights FOLDER --images DIR`.
 
     Args:
-        words: the run directory, a text and options.
+        words: a text, after the run directory where there is one, and options.
 
     Returns:
         A list of `{image, score}`.
 
     Raises:
-        InputError: the run, the text or the folder cannot be used.
+        InputError: the run, the weights, the text or the folder cannot be used.
     """
     options = parse(SearchOptions, "fusionjax search", words)
-    embedder = recipes.retrieval.load(options.run)
-    searching.check_query(embedder, options.text, options.top)
-    index = searching.build_index(options.run, options.images, kind=options.index, embedder=embedder)
-    hits = index.search(options.text, top=options.top)
-    page = options.page or f"{options.run}/search.html"
-    searching.write_search_page(page, options.text, hits)
+    count, expected = (1, "a text") if options.weights else (2, "a run and a text")
+    if len(options.inputs) != count:
+        raise InputError(f"search needs {expected}; got {shlex.join(options.inputs) or 'none'}. Quote the text.")
+    if options.architecture and not options.weights:
+        raise InputError("--architecture can be used with --weights only; got a run. Leave out one of the two.")
+    text = options.inputs[-1]
+    if options.weights:
+        embedder = recipes.weights.load_embedder(options.weights, architecture=options.architecture)
+    else:
+        embedder = recipes.retrieval.load(options.inputs[0])
+    searching.check_query(embedder, text, options.top)
+    index = searching.build_index(embedder, options.images, kind=options.index)
+    hits = index.search(text, top=options.top)
+    page = options.page or ("search.html" if options.weights else f"{options.inputs[0]}/search.html")
+    searching.write_search_page(page, text, hits)
     rows = [dataclasses.asdict(hit) for hit in hits]
     return Result(rows, "\n".join(f"{hit.score:.3f}  {hit.image}" for hit in hits) + f"\n\npage: {page}")
 

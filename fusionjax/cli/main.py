@@ -26,9 +26,9 @@ commands:
   ask RUN PHOTO QUESTION
                     an answer to a question about a photograph
   search RUN TEXT --images DIR
-                    photographs of a folder that a text describes
+                    photographs of a folder that a text describes; TEXT --weights FOLDER searches by a published CLIP
   classify PHOTO [PHOTO ...] --weights FILE
-                    photographs named by published weights
+                    photographs named by published weights; by those of a CLIP, also with --classes
   classify RUN PHOTO [PHOTO ...] --classes NAME NAME [NAME ...]
                     photographs named, among any classes
   convert SOURCE FOLDER

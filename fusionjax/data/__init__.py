@@ -11,6 +11,7 @@ from fusionjax.data.images import load_image
 from fusionjax.data.loader import Loader, LoaderIterator, make_loader
 from fusionjax.data.mixing import MixedIterator, MixedLoader
 from fusionjax.data.preparation import prepare_image
+from fusionjax.data.published_tokenizer import TokenizerKind, read_tokenizer
 from fusionjax.data.scenes import SceneExample, Scenes
 from fusionjax.data.sort_of_clevr import SortOfClevr
 from fusionjax.data.tfds_source import TFDSSource, tfds_splits
@@ -33,6 +34,7 @@ __all__ = [
     "SortOfClevr",
     "TFDSSource",
     "Tokenizer",
+    "TokenizerKind",
     "augment",
     "check_images",
     "combination_split",
@@ -43,6 +45,7 @@ __all__ = [
     "prepare_image",
     "read_coco",
     "read_flickr",
+    "read_tokenizer",
     "read_vqa",
     "tfds_splits",
     "train_tokenizer",

@@ -1,10 +1,10 @@
-"""Captions to token ids and back: whole words or byte pairs, over Hugging Face's `tokenizers`."""
+"""Texts to token ids and back, over Hugging Face's `tokenizers`: trained here or published."""
 
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,18 +17,55 @@ if TYPE_CHECKING:
 PADDING, START, END, UNKNOWN = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<start>", "<end>", "<unk>")
 _BYTES = 256
+_KINDS: dict[str, Literal["word", "bpe", "wordpiece", "unigram"]] = {
+    "WordLevel": "word",
+    "BPE": "bpe",
+    "WordPiece": "wordpiece",
+    "Unigram": "unigram",
+}
+_SOME_WORD = "a"
 _PUNCTUATION = r"[!-/:-@\[-`{-~]"
 
 
-class Tokenizer:
-    """Turns a text into token ids and ids into a text; made by `train_tokenizer` or `Tokenizer.load`.
-
-    Ids 0, 1, 2 and 3 are padding, start, end and unknown. Nothing in a text is ever read as one of the first three, not
-    even the word "<end>".
+class _Frame(NamedTuple):
+    """What stands around the words of a text.
 
     Attributes:
-        kind: "word" or "bpe".
-        vocab_size: number of ids, the four special ones included.
+        before: ids.
+        after: ids; the first of them ends a text.
+        padding: the id that fills a row.
+        special: ids that are no words.
+        is_end_kept: whether of a text that is too long the words are cut, and not what comes after them.
+        max_length: places that the model has; None where it is not known.
+    """
+
+    before: tuple[int, ...] = (START,)
+    after: tuple[int, ...] = (END,)
+    padding: int = PADDING
+    special: frozenset[int] = frozenset({PADDING, START, END, UNKNOWN})
+    is_end_kept: bool = False
+    max_length: int | None = None
+
+
+class Tokenizer:
+    """Turns a text into token ids and ids into a text; made by `train_tokenizer`, `read_tokenizer` or `Tokenizer.load`.
+
+    Of one that was trained here, ids 0, 1, 2 and 3 are padding, start, end and unknown, and nothing in a text is ever
+    read as one of the first three, not even the word "<end>". That of a published model has ids of its own, reads the
+    names of its special tokens in a text as these, and keeps the end of a text that it cuts, all as its model was
+    trained.
+
+    Args:
+        model: of the library; a post-processor and padding make it one of a published model.
+
+    Attributes:
+        kind: "word", "bpe", "wordpiece" or "unigram".
+        vocab_size: number of ids, the special ones included.
+        padding_id: what fills a row after the end of the text.
+        max_length: tokens that the published model has places for; None where the tokenizer belongs to none.
+
+    Raises:
+        InputError: the tokens around the words cannot be told.
 
     Example:
         >>> tokenizer = train_tokenizer(["A dog runs.", "a dog sleeps"])
@@ -39,14 +76,17 @@ class Tokenizer:
     """
 
     def __init__(self, model: "tokenizers.Tokenizer") -> None:
+        self._frame = _frame_of(model)
         self._model = model
-        self.kind: Literal["word", "bpe"] = "word" if type(model.model).__name__ == "WordLevel" else "bpe"
+        self.kind = _KINDS[type(model.model).__name__]
         self.vocab_size: int = model.get_vocab_size()
+        self.padding_id = self._frame.padding
+        self.max_length = self._frame.max_length
 
     def __repr__(self) -> str:
         return f"Tokenizer(kind={self.kind!r}, vocab_size={self.vocab_size})"
 
-    def encode(self, text: str, length: int) -> np.ndarray:
+    def encode(self, text: str, length: int | None = None) -> np.ndarray:
         """Encodes one text; see `encode_batch`.
 
         Returns:
@@ -54,30 +94,56 @@ class Tokenizer:
         """
         return self.encode_batch([text], length)[0]
 
-    def encode_batch(self, texts: Sequence[str], length: int) -> np.ndarray:
-        """Encodes texts as start, words, end, padding.
+    def encode_batch(self, texts: Sequence[str], length: int | None = None) -> np.ndarray:
+        """Encodes texts as start, words, end, padding; a published model may have no start.
 
         Args:
             texts: any number of texts.
-            length: tokens of each row. A text with more is cut and has no end, so that a model does not learn to stop
-                there.
+            length: tokens of each row; None takes `max_length`. A text with more is cut. One that was trained here then
+                leaves out the end, so that a model does not learn to stop there; a published one keeps it.
 
         Returns:
             int32 `[texts, length]`.
 
         Raises:
-            ValueError: `length` is less than 2.
+            ValueError: `length` has no room for start and end, or is not given where the tokenizer belongs to no model.
         """
-        if length < 2:
-            raise ValueError(f"length must be at least 2 (start and end); got {length}. Give room for the words.")
-        tokens = np.full((len(texts), length), PADDING, np.int32)
-        for row, encoding in zip(tokens, self._model.encode_batch(list(texts)), strict=True):
-            ids = [START, *encoding.ids, END][:length]
+        before, after, padding, _, is_end_kept, max_length = self._frame
+        length = max_length if length is None else length
+        if length is None:
+            raise ValueError("length must be given for a tokenizer of no published model; got None. Give one.")
+        least = len(before) + len(after)
+        if length < least:
+            around = " and ".join(name for name, ids in (("start", before), ("end", after)) if ids)
+            raise ValueError(f"length must be at least {least} ({around}); got {length}. Give room for the words.")
+        tokens = np.full((len(texts), length), padding, np.int32)
+        for row, words in zip(tokens, self._words_of(texts), strict=True):
+            ids = [*before, *(words[: length - least] if is_end_kept else words), *after][:length]
             row[: len(ids)] = ids
         return tokens
 
+    def knows(self, text: str) -> bool:
+        """Says whether a text has a word that is in the vocabulary, in whole or in parts.
+
+        Args:
+            text: in words.
+
+        Returns:
+            False where all that there is of it is unknown, or space.
+
+        Example:
+            >>> tokenizer = train_tokenizer(["a dog"])
+            >>> tokenizer.knows("the dog"), tokenizer.knows("the cat"), tokenizer.knows(" ")
+            (True, False, False)
+        """
+        known = [number for number in self._words_of([text])[0] if number not in self._frame.special]
+        return any(self._model.decode([number], skip_special_tokens=False).strip() for number in known)
+
+    def _words_of(self, texts: Sequence[str]) -> list[list[int]]:
+        return [one.ids for one in self._model.encode_batch(list(texts), add_special_tokens=False)]
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Decodes the ids up to the first end; padding, start and unknown are left out.
+        """Decodes the ids up to the first end; padding, start, unknown and other special ones are left out.
 
         Raises:
             ValueError: an id is not in the vocabulary.
@@ -90,19 +156,19 @@ class Tokenizer:
         Raises:
             ValueError: an id is not in the vocabulary.
         """
-        numbers = self._checked(ids)
         return [
-            SPECIAL_TOKENS[number]
-            if number <= UNKNOWN
+            str(self._model.id_to_token(number))
+            if number in self._frame.special
             else self._model.decode([number], skip_special_tokens=False).strip()
-            for number in numbers
+            for number in self._checked(ids)
         ]
 
     def _words(self, ids: Sequence[int] | np.ndarray) -> list[int]:
         numbers = self._checked(ids)
-        if END in numbers:
-            numbers = numbers[: numbers.index(END)]
-        return [number for number in numbers if number > UNKNOWN]
+        end = self._frame.after[:1]
+        if end and end[0] in numbers:
+            numbers = numbers[: numbers.index(end[0])]
+        return [number for number in numbers if number not in self._frame.special]
 
     def _checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
         array = np.asarray(ids)
@@ -120,8 +186,19 @@ class Tokenizer:
         """Writes the tokenizer as one JSON file, in the form of Hugging Face's `tokenizers`."""
         path = Path(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(self._model.to_str(pretty=True), encoding="utf-8")
+        partial.write_text(self._to_text(pretty=True), encoding="utf-8")
         partial.replace(path)
+
+    def _to_text(self, *, pretty: bool = False) -> str:
+        text: str = self._model.to_str(pretty=pretty)
+        if self._model.post_processor is None:
+            return text
+        model = require("tokenizers", extra="data").Tokenizer.from_str(text)
+        padding, max_length = self._frame.padding, self._frame.max_length
+        model.enable_padding(pad_id=padding, pad_token=model.id_to_token(padding))
+        if max_length is not None:
+            model.enable_truncation(max_length)
+        return str(model.to_str(pretty=pretty))
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -130,31 +207,69 @@ class Tokenizer:
         Raises:
             InputError: the file is missing, damaged, or holds a tokenizer of another kind.
         """
-        library = require("tokenizers", extra="data")
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            message = (
-                f"{path}: expected a tokenizer file, which cannot be read ({error}). Give the folder of a finished run."
-            )
-            raise InputError(message) from error
-        try:
-            model = library.Tokenizer.from_str(text)
-        except Exception as error:  # The library raises a bare Exception.
-            message = f"{path}: expected the JSON of a tokenizer; it is damaged ({error}). Restore it or train again."
-            raise InputError(message) from error
-        special = tuple(model.id_to_token(number) for number in range(len(SPECIAL_TOKENS)))
-        if special != SPECIAL_TOKENS or type(model.model).__name__ not in ("WordLevel", "BPE"):
-            message = f"ids 0 to 3 must be {', '.join(SPECIAL_TOKENS)}; got {special}. Train one with train_tokenizer."
-            raise InputError(f"{path}: {message}")
+        model = read_json(path)
+        if model.post_processor is None or model.padding is None:
+            special = tuple(model.id_to_token(number) for number in range(len(SPECIAL_TOKENS)))
+            if special != SPECIAL_TOKENS or type(model.model).__name__ not in ("WordLevel", "BPE"):
+                message = (
+                    f"ids 0 to 3 must be {', '.join(SPECIAL_TOKENS)}; got {special}. Train one with train_tokenizer."
+                )
+                raise InputError(f"{path}: {message}")
         return cls(model)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_from_text, (self._model.to_str(),))
+        return (_from_text, (self._to_text(),))
+
+
+def read_json(path: str | Path) -> "tokenizers.Tokenizer":
+    """Reads the JSON of a tokenizer of any kind.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The tokenizer of the library.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    library = require("tokenizers", extra="data")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = (
+            f"{path}: expected a tokenizer file, which cannot be read ({error}). Give the folder of a finished run."
+        )
+        raise InputError(message) from error
+    try:
+        return library.Tokenizer.from_str(text)
+    except Exception as error:  # The library raises a bare Exception.
+        message = f"{path}: expected the JSON of a tokenizer; it is damaged ({error}). Restore it or train again."
+        raise InputError(message) from error
 
 
 def _from_text(text: str) -> Tokenizer:
     return Tokenizer(require("tokenizers", extra="data").Tokenizer.from_str(text))
+
+
+def _frame_of(model: "tokenizers.Tokenizer") -> _Frame:
+    """Takes padding and truncation off a model of the library, and says what stands around its words."""
+    padding, truncation = model.padding, model.truncation
+    model.no_padding()
+    model.no_truncation()
+    if model.post_processor is None or padding is None:
+        return _Frame()
+    encoding = model.encode(_SOME_WORD)
+    words = [place for place, is_around in enumerate(encoding.special_tokens_mask) if not is_around]
+    if not words:
+        raise InputError(f"a tokenizer must have a token for {_SOME_WORD!r}; got one that has none. Give another.")
+    before, after = tuple(encoding.ids[: words[0]]), tuple(encoding.ids[words[-1] + 1 :])
+    special = {number for number, token in model.get_added_tokens_decoder().items() if token.special}
+    special |= {*before, *after, padding["pad_id"]}
+    unknown = model.token_to_id(getattr(model.model, "unk_token", None) or "")
+    special |= set() if unknown is None else {unknown}
+    length = None if truncation is None else truncation["max_length"]
+    return _Frame(before, after, padding["pad_id"], frozenset(special), is_end_kept=True, max_length=length)
 
 
 def train_tokenizer(

@@ -2,27 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 
+from fusionjax.data import TokenizerKind
+from fusionjax.pretrained.preparation import ImagePreparation
 from fusionjax.pretrained.rows import Row, Shapes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImagePreparation:
-    """How a photograph is brought to the size that the weights were trained with; means and deviations are the model's.
-
-    Attributes:
-        size: height and width of the result, in pixels.
-        shorter_side: the photograph is scaled until its shorter side has so many pixels, and its centre is cut out;
-            None scales it to `size`, whatever its shape.
-        interpolation: of the scaling.
-    """
-
-    size: tuple[int, int]
-    shorter_side: int | None = None
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +24,8 @@ class Architecture:
         example: arguments of the model's `init`.
         is_ignored: whether a tensor that no row names may be there, such as a counter of batches.
         preparation: of photographs; None for a model that takes none.
+        tokenizer: kind of the tokenizer; None for a model that reads no text. Its sizes then have `vocab_size` and
+            `max_length`.
         hub_config: the `config.json` with which the other library loads what we save; None where it has none.
     """
 
@@ -48,4 +36,5 @@ class Architecture:
     example: Callable[[Any], Sequence[Any]]
     is_ignored: Callable[[str], bool] = lambda name: False
     preparation: Callable[[Any], ImagePreparation | None] = lambda sizes: None
+    tokenizer: TokenizerKind | None = None
     hub_config: Callable[[Any], Mapping[str, Any]] | None = None

@@ -167,6 +167,7 @@ def _architecture(name: str, names: _Names) -> Architecture:
         rows=partial(_rows, names),
         example=lambda sizes: (np.ones((1, 1), np.int32),),
         is_ignored=names.is_ignored,
+        tokenizer="bert",
         hub_config=_hub_config,
     )
 

@@ -116,7 +116,11 @@ CLIP_TRANSFORMERS = Architecture(
     example=example_of,
     is_ignored=is_position_counter,
     preparation=lambda sizes: ImagePreparation(
-        size=(sizes.image_size, sizes.image_size), shorter_side=sizes.image_size, interpolation="bicubic"
+        size=(sizes.image_size, sizes.image_size),
+        shorter_side=sizes.image_size,
+        interpolation="bicubic",
+        rounding="down",
     ),
+    tokenizer="clip",
     hub_config=_hub_config,
 )

@@ -140,27 +140,36 @@ def _hub_config(sizes: ConvNeXtSizes) -> dict[str, Any]:
     }
 
 
-def _architecture(name: str, names: _Names, preparation: ImagePreparation, **fields: Any) -> Architecture:
+def _prepare_torchvision(sizes: ConvNeXtSizes) -> ImagePreparation:
+    # T and S were measured at other sizes than B and L.
+    sides: dict[tuple[int, ...], int] = {(3, 3, 9, 3): 236, (3, 3, 27, 3): 230}
+    side = sides.get(sizes.stage_sizes, 232) if sizes.features[0] == 96 else 232
+    return ImagePreparation(size=(224, 224), shorter_side=side)
+
+
+def _architecture(
+    name: str, names: _Names, preparation: Callable[[Any], ImagePreparation], **fields: Any
+) -> Architecture:
     return Architecture(
         name=name,
         recognise=partial(_recognise, names),
         build=_build,
         rows=partial(_rows, names),
         example=lambda sizes: (np.zeros((1, *(PATCH * 2 ** len(sizes.features),) * 2, 3), np.float32),),
-        preparation=lambda sizes: preparation,
+        preparation=preparation,
         **fields,
     )
 
 
-CONVNEXT_TORCHVISION = _architecture(
-    "convnext-torchvision", _TORCHVISION, ImagePreparation(size=(224, 224), shorter_side=232)
-)
+CONVNEXT_TORCHVISION = _architecture("convnext-torchvision", _TORCHVISION, _prepare_torchvision)
 CONVNEXT_TIMM = _architecture(
-    "convnext-timm", _TIMM, ImagePreparation(size=(224, 224), shorter_side=256, interpolation="bicubic")
+    "convnext-timm",
+    _TIMM,
+    lambda sizes: ImagePreparation(size=(224, 224), shorter_side=256, interpolation="bicubic"),
 )
 CONVNEXT_TRANSFORMERS = _architecture(
     "convnext-transformers",
     _TRANSFORMERS,
-    ImagePreparation(size=(224, 224), shorter_side=256, interpolation="bicubic"),
+    lambda sizes: ImagePreparation(size=(224, 224), shorter_side=256, interpolation="bicubic", rounding="down"),
     hub_config=_hub_config,
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fusionjax.data.preparation import Interpolation
 from fusionjax.encoders.efficientnet_lite import EfficientNetLite, efficientnet_lite
 from fusionjax.models import ImageClassifier
 from fusionjax.pretrained.architecture import Architecture, ImagePreparation
@@ -15,6 +16,7 @@ from fusionjax.pretrained.rows import Row, Shapes, batch_norm_rows, conv_rows, d
 _KERNEL_SIZES, _STRIDES, _EXPANSIONS = (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, 6, 6, 6, 6, 6, 6)
 # By timm's settings and the original's: what photographs are scaled to, of which the centre is cut out.
 _TIMM_SIZES = ((224, 256), (240, 272), (260, 292), (300, 331), (380, 413))
+_TIMM_BILINEAR = (300, 380)  # of these sizes photographs are scaled bilinearly
 _ORIGINAL_SIZES = ((224, 256), (240, 272), (260, 292), (280, 312), (300, 332))
 
 
@@ -132,11 +134,14 @@ def _build(sizes: EfficientNetLiteSizes) -> ImageClassifier:
     return ImageClassifier(EfficientNetLite(**fields), num_classes)
 
 
-def _preparation(sizes: EfficientNetLiteSizes, pixels: Sequence[tuple[int, int]]) -> ImagePreparation:
+def _preparation(
+    sizes: EfficientNetLiteSizes, pixels: Sequence[tuple[int, int]], bilinear: Sequence[int] = ()
+) -> ImagePreparation:
     known = [efficientnet_lite(variant) for variant in range(len(pixels))]
     published = {(one.stage_sizes, one.features): pair for one, pair in zip(known, pixels, strict=True)}
     size, shorter_side = published.get((sizes.stage_sizes, sizes.features), pixels[0])
-    return ImagePreparation(size=(size, size), shorter_side=shorter_side, interpolation="bicubic")
+    interpolation: Interpolation = "bilinear" if size in bilinear else "bicubic"
+    return ImagePreparation(size=(size, size), shorter_side=shorter_side, interpolation=interpolation)
 
 
 EFFICIENTNET_LITE_TIMM = Architecture(
@@ -146,7 +151,7 @@ EFFICIENTNET_LITE_TIMM = Architecture(
     rows=_rows_timm,
     example=lambda sizes: (np.zeros((1, 64, 64, 3), np.float32),),
     is_ignored=is_batch_counter,
-    preparation=lambda sizes: _preparation(sizes, _TIMM_SIZES),
+    preparation=lambda sizes: _preparation(sizes, _TIMM_SIZES, _TIMM_BILINEAR),
 )
 EFFICIENTNET_LITE_ORIGINAL = Architecture(
     name="efficientnet-lite-pytorch",

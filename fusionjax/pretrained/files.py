@@ -24,12 +24,14 @@ class Weights(NamedTuple):
         shapes: by name.
         read: gives a tensor by name.
         config: the `config.json` beside them; empty where there is none.
+        folder: whose other files belong to them; None where a file alone was named.
     """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
     config: Mapping[str, Any]
+    folder: Path | None = None
 
 
 def open_weights(source: str | Path) -> Weights:
@@ -85,13 +87,13 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> No
 
 
 def _open_folder(folder: Path) -> Weights:
-    config = _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     if (folder / _INDEX).exists():
-        return _open_several(folder, _read_json(folder / _INDEX), config)
+        return _open_several(folder, read_json(folder / _INDEX), config)
     for pattern in ("model.safetensors", "*.safetensors", "pytorch_model.bin", *(f"*{end}" for end in _TORCH_ENDINGS)):
         found = sorted(folder.glob(pattern))
         if len(found) == 1:
-            return _open_file(found[0])._replace(config=config)
+            return _open_file(found[0])._replace(config=config, folder=folder)
         if found:
             raise InputError(
                 f"{folder} must hold one file of weights, or {_INDEX}; got {', '.join(one.name for one in found)}. "
@@ -113,7 +115,7 @@ def _open_several(folder: Path, index: Mapping[str, Any], config: Mapping[str, A
         raise InputError(f"{folder} lacks {', '.join(missing)}, which {_INDEX} names. Fetch the rest.")
     parts = {name: _open_file(folder / name) for name in sorted(set(places.values()))}
     shapes = {name: shape for part in parts.values() for name, shape in part.shapes.items()}
-    return Weights(folder, shapes, lambda name: parts[places[name]].read(name), config)
+    return Weights(folder, shapes, lambda name: parts[places[name]].read(name), config, folder)
 
 
 def _open_file(path: Path) -> Weights:
@@ -133,7 +135,18 @@ def _names(file: Any) -> Iterator[str]:
     yield from file.keys()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The object.
+
+    Raises:
+        InputError: the file holds none.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
     except ValueError as error:

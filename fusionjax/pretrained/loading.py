@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import functools
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 
+from fusionjax import data
+from fusionjax.data.published_tokenizer import TOKENIZER_FILES
 from fusionjax.errors import InputError
 from fusionjax.pretrained.architecture import Architecture, ImagePreparation
-from fusionjax.pretrained.files import Weights, open_weights, write_safetensors
+from fusionjax.pretrained.files import Weights, open_weights, read_json, write_safetensors
+from fusionjax.pretrained.preparation import PREPROCESSOR, read_timm, read_transformers, to_transformers
 from fusionjax.pretrained.registry import ARCHITECTURES
 from fusionjax.pretrained.rows import tensors_from, variables_from
 
@@ -32,6 +37,9 @@ class Pretrained:
         model: without parameters.
         variables: of the model.
         labels: of the classes, in order, where `config.json` has them; else empty.
+        preparation: how photographs are prepared, as the architecture has it and the files beside the weights correct
+            it; None for a model of text alone.
+        folder: where the files beside the weights lie; None where a file alone was named.
     """
 
     architecture: Architecture
@@ -39,11 +47,28 @@ class Pretrained:
     model: nn.Module
     variables: dict[str, Any]
     labels: tuple[str, ...] = ()
+    preparation: ImagePreparation | None = None
+    folder: Path | None = None
 
-    @property
-    def preparation(self) -> ImagePreparation | None:
-        """How photographs are brought to size; None for a model of text alone."""
-        return self.architecture.preparation(self.sizes)
+    @functools.cached_property
+    def tokenizer(self) -> data.Tokenizer | None:
+        """What turns texts into the model's tokens, read from the files beside the weights when it is first asked for.
+
+        None for a model that reads no text, and where there are no such files.
+
+        Raises:
+            InputError: the files are damaged, or belong to another model.
+        """
+        kind = self.architecture.tokenizer
+        if kind is None or self.folder is None:
+            return None
+        tokenizer = data.read_tokenizer(self.folder, kind, self.sizes.max_length)
+        if tokenizer is not None and tokenizer.vocab_size > self.sizes.vocab_size:
+            raise InputError(
+                f"{self.folder}: the tokenizer must have at most the model's {self.sizes.vocab_size} tokens; it has "
+                f"{tokenizer.vocab_size}. Put that of this model there."
+            )
+        return tokenizer
 
 
 def load(
@@ -54,6 +79,9 @@ def load(
     param_dtype: Dtype = jnp.float32,
 ) -> Pretrained:
     """Loads a model: tensors of torchvision, timm or transformers into one of ours.
+
+    The files beside the weights, in a folder or on the hub, tell what no tensor shows: `config.json`, how photographs
+    are prepared (`preprocessor_config.json`), and the tokenizer.
 
     Every name and shape is checked before the first tensor is read. Tensors are read one after the other, each straight
     to where its sharding puts it, so that memory of the process's own never holds two copies of the model.
@@ -72,7 +100,7 @@ def load(
     """
     weights = open_weights(source)
     found, sizes = _recognise(weights, architecture)
-    model = found.build(sizes)
+    model, sizes, preparation = _prepare(found, sizes, weights)
     expected = _cast(jax.eval_shape(lambda: model.init(jax.random.key(0), *found.example(sizes))), param_dtype)
     variables = variables_from(
         found.rows(sizes),
@@ -83,11 +111,13 @@ def load(
         place=_placing(sharding),
         source=str(source),
     )
-    return Pretrained(found, sizes, model, variables, _labels(weights))
+    return Pretrained(found, sizes, model, variables, _labels(weights), preparation, weights.folder)
 
 
 def save(folder: str | Path, pretrained: Pretrained) -> None:
-    """Writes `model.safetensors`, and `config.json` where the other library reads one.
+    """Writes `model.safetensors`, the files of the tokenizer, and what else the other library reads.
+
+    That is, for transformers, `config.json` and `preprocessor_config.json`.
 
     Args:
         folder: made if missing.
@@ -102,9 +132,14 @@ def save(folder: str | Path, pretrained: Pretrained) -> None:
         config = dict(architecture.hub_config(sizes))
         if pretrained.labels:
             config["id2label"] = {str(place): label for place, label in enumerate(pretrained.labels)}
-        beside = folder / "config.json.tmp"
-        beside.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        beside.replace(folder / "config.json")
+        _write_json(folder / "config.json", config)
+        if pretrained.preparation is not None:
+            _write_json(folder / PREPROCESSOR, to_transformers(pretrained.preparation))
+    if pretrained.folder is not None and architecture.tokenizer is not None:
+        for name in TOKENIZER_FILES:
+            source, copy = pretrained.folder / name, folder / name
+            if source.exists() and source.resolve() != copy.resolve():
+                shutil.copyfile(source, copy)
 
 
 def rename(pretrained: Pretrained, target: Architecture) -> Pretrained:
@@ -128,7 +163,10 @@ def rename(pretrained: Pretrained, target: Architecture) -> Pretrained:
         tensors = tensors_from(target.rows(sizes), pretrained.variables)
         shapes = {name: tensor.shape for name, tensor in tensors}
     # Told from its tensors it must be the same model, also in what no tensor shows.
-    if not shapes or target.recognise(shapes, config) != sizes:
+    is_same = bool(shapes) and target.recognise(shapes, config) == sizes
+    if target.hub_config is None and is_same:
+        is_same = _channels(target.build(sizes)) == _channels(pretrained.model)
+    if not is_same:
         family = [one for one in ARCHITECTURES if one.build == pretrained.architecture.build]
         same = [one.name for one in family if one is not target]
         raise InputError(
@@ -171,6 +209,43 @@ def _recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
             "... Name the architecture, or give other weights."
         )
     raise InputError(f"{weights.path} must hold weights of {name}; got {some}, ... Name another architecture.")
+
+
+def _prepare(found: Architecture, sizes: Any, weights: Weights) -> tuple[nn.Module, Any, ImagePreparation | None]:
+    """The model whose channels have the mean and deviation that the files beside the weights name."""
+    model, published = found.build(sizes), found.preparation(sizes)
+    if published is None:
+        return model, sizes, None
+    mean, std = _channels(model) or (None, None)
+    preparation = dataclasses.replace(published, mean=published.mean or mean, std=published.std or std)
+    file = None if weights.folder is None else weights.folder / PREPROCESSOR
+    if file is not None and file.exists():
+        preparation = read_transformers(preparation, read_json(file), file)
+    elif isinstance(settings := weights.config.get("pretrained_cfg"), dict):
+        preparation = read_timm(preparation, settings, weights.path)
+    channels = {"mean": preparation.mean, "std": preparation.std}
+    if _channels(model) not in (None, (preparation.mean, preparation.std)):
+        if hasattr(sizes, "mean"):
+            sizes = dataclasses.replace(sizes, **channels)
+        name = _image_encoder(model)
+        model = model.clone(**{name: getattr(model, name).clone(**channels)})
+    return model, sizes, preparation
+
+
+def _image_encoder(model: nn.Module) -> str:
+    return "image_encoder" if hasattr(model, "image_encoder") else "encoder"
+
+
+def _channels(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation that the model's image encoder takes off photographs."""
+    encoder: Any = getattr(model, _image_encoder(model), None)
+    return (tuple(encoder.mean), tuple(encoder.std)) if hasattr(encoder, "mean") else None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    beside = path.with_name(f"{path.name}.tmp")
+    beside.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    beside.replace(path)
 
 
 def _cast(expected: Any, dtype: Dtype) -> Any:

@@ -148,6 +148,6 @@ RESNET_TORCHVISION = _architecture(
 RESNET_TRANSFORMERS = _architecture(
     "resnet-transformers",
     _TRANSFORMERS,
-    ImagePreparation(size=(224, 224), shorter_side=256, interpolation="bicubic"),
+    ImagePreparation(size=(224, 224), shorter_side=256, interpolation="bicubic", rounding="down"),
     hub_config=_hub_config,
 )

@@ -120,5 +120,6 @@ SIGLIP_TRANSFORMERS = Architecture(
     example=example_of,
     is_ignored=is_position_counter,
     preparation=lambda sizes: ImagePreparation(size=(sizes.image_size, sizes.image_size), interpolation="bicubic"),
+    tokenizer="siglip",
     hub_config=_hub_config,
 )

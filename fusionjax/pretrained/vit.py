@@ -256,8 +256,10 @@ def _prepare_timm(sizes: ViTSizes) -> ImagePreparation:
 
 def _prepare_torchvision(sizes: ViTSizes) -> ImagePreparation:
     side = sizes.image_size
-    if side == _USUAL_SIDE:
-        return ImagePreparation(size=(side, side), shorter_side=256)
+    # H/14 and what was fine-tuned at larger sides are SWAG's.
+    if side == _USUAL_SIDE and sizes.patch_size != 14:
+        is_large = (sizes.features, sizes.patch_size) == (1024, 16)
+        return ImagePreparation(size=(side, side), shorter_side=242 if is_large else 256)
     return ImagePreparation(size=(side, side), shorter_side=side, interpolation="bicubic")
 
 

@@ -472,7 +472,8 @@ def _score(
             scores = classifier.score(classification.label_pairs(examples, words.classes))
         else:
             settings = retrieval.Config(**shared)
-            scores = retrieval.Embedder(alone, own, words.vocabulary.tokenizer, settings).score(examples)
+            embedder = retrieval.make_embedder(alone, own, words.vocabulary.tokenizer, settings, Path(config.output))
+            scores = retrieval.score(embedder, settings, examples)
         results |= {f"{split}/{task}/{name}": value for name, value in scores.items()}
     return results, samples
 

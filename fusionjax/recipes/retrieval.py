@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,12 @@ from fusionjax.errors import InputError
 from fusionjax.recipes import engine
 from fusionjax.recipes.captions import CaptionTransform, train_tokenizer
 from fusionjax.recipes.config import DataConfig, TrainingConfig, require_not_negative, require_positive
-from fusionjax.recipes.labels import Label, most_probable
+from fusionjax.recipes.embedder import Embedder
+from fusionjax.recipes.labels import Label
 from fusionjax.recipes.retrieval_report import RetrievalSample, write_retrieval_report
 from fusionjax.recipes.run import finished_metrics, open_run, start_run
 from fusionjax.recipes.sources import DataParts, Examples, ImageTransform
+from fusionjax.recipes.zero_shot import TEMPLATES, check_prompts, name_classes
 
 RECIPE = "retrieval"
 LossName = Literal["info_nce", "sigmoid", "hardest_triplet", "all_triplets"]
@@ -293,11 +295,11 @@ def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] |
         tokenizer = data.Tokenizer.load(run.tokenizer)
         model = build_model(config, tokenizer.vocab_size)
     tokenizer.save(run.tokenizer)
-    embedder = Embedder(model, {}, tokenizer, config)
+    embedder = make_embedder(model, {}, tokenizer, config, run.path)
 
     def validate(variables: dict[str, Any]) -> dict[str, float]:
         embedder.variables = variables
-        scores = embedder.score(validation)
+        scores = score(embedder, config, validation)
         return {name: scores[name] for name in ("loss", "mean_recall")}
 
     job = engine.Job(
@@ -324,7 +326,7 @@ def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] |
     if outcome.interrupted:
         return None
     embedder.variables = outcome.variables
-    results = {f"test/{name}": value for name, value in embedder.score(test).items()}
+    results = {f"test/{name}": value for name, value in score(embedder, config, test).items()}
     results |= outcome.effort()
     results |= engine.count_cost(
         lambda variables, batch: model.apply(variables, batch), outcome.variables, _example_batch(config)
@@ -359,25 +361,29 @@ def evaluate(
     Raises:
         InputError: the run or the data cannot be used.
     """
-    embedder = load(path)
-    embedder.config = config = config_of(embedder.config)
+    embedder, trained = _load(path)
+    config = config_of(trained)
     examples = engine.not_empty(DataParts(config.data)[split], split)
     check_captions(examples, split)
-    return {f"{split}/{name}": value for name, value in embedder.score(examples).items()}
+    return {f"{split}/{name}": value for name, value in score(embedder, config, examples).items()}
 
 
-def load(path: str | Path) -> "Embedder":
+def load(path: str | Path) -> Embedder:
     """Loads a trained run.
 
     Args:
         path: the run directory.
 
     Returns:
-        What encodes images and texts, with the settings of the run.
+        What encodes images and texts.
 
     Raises:
         InputError: it is no run of this recipe, or it is damaged.
     """
+    return _load(path)[0]
+
+
+def _load(path: str | Path) -> tuple[Embedder, RetrievalConfig]:
     run = open_run(path)
     if run.recipe != RECIPE:
         raise InputError(f"{run.path} must be a run of {RECIPE}; it is one of {run.recipe}. Give another run.")
@@ -386,21 +392,55 @@ def load(path: str | Path) -> "Embedder":
     model = build_model(config, tokenizer.vocab_size)
     shapes = jax.eval_shape(lambda: _initialise(model, config))
     variables = engine.restore_variables(run, shapes, config.training, config.optimizer)
-    return Embedder(model, variables, tokenizer, config)
+    return make_embedder(model, variables, tokenizer, config, run.path), config
+
+
+def make_embedder(
+    model: models.DualEncoder,
+    variables: Mapping[str, Any],
+    tokenizer: data.Tokenizer,
+    config: RetrievalConfig,
+    folder: Path,
+) -> Embedder:
+    """Makes an embedder of two trained towers.
+
+    Args:
+        model: the Linen module.
+        variables: its collections.
+        tokenizer: text to tokens.
+        config: the settings of the training.
+        folder: of the run, in which indexes of photographs are kept.
+
+    Returns:
+        What encodes images and texts.
+    """
+    transform, rng = ImageTransform(config.data, training=False), np.random.default_rng(0)
+    stored, fit = config.data.stored_size, config.data.fit
+    return Embedder(
+        model,
+        variables,
+        tokenizer,
+        length=config.data.max_length,
+        read=lambda path: data.load_image(path, stored, fit=fit),
+        prepare=lambda image: transform(image, rng),
+        preparation=f"{stored} {fit} {config.data.image_size}",
+        batch_size=config.training.batch_size,
+        indexes=folder / "indexes",
+    )
 
 
 def classify(
     path: str | Path,
     photographs: Sequence[str | Path],
     classes: Sequence[str],
-    templates: Sequence[str] = ("a photo of a {}",),
+    templates: Sequence[str] = TEMPLATES,
     *,
     top: int = 5,
 ) -> list[list[Label]]:
     """Names what is on photographs, among classes that the run was never trained on as such (zero-shot).
 
     The vector of a class is the mean of those of its prompts, brought to length 1; the probabilities are the softmax of
-    the similarities.
+    the similarities, or with the loss `sigmoid` their sigmoids, which do not add up to 1.
 
     Args:
         path: the run directory.
@@ -419,143 +459,56 @@ def classify(
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021,
         arXiv:2103.00020, section 3.1.4, for prompts and their ensembles.
     """
-    names = list(dict.fromkeys(name.strip() for name in classes))
-    if len(names) < 2 or not all(names):
-        raise InputError(f"classes must be two different names or more; got {list(classes)}. Name them.")
-    if not templates or not all("{}" in template for template in templates):
-        raise InputError(
-            f"templates must be texts with {{}} for the class; got {list(templates)}. Try 'a photo of {{}}'."
-        )
-    embedder = load(path)
-    images = embedder.photographs(photographs)
-    prompts = [template.replace("{}", name) for name in names for template in templates]
-    # [classes, templates, features]
-    vectors = embedder.texts(prompts).reshape(len(names), len(templates), -1).mean(1)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    scale = embedder.model.apply(embedder.variables, method="scalars")[0]
-    probabilities = np.asarray(jax.nn.softmax(scale * (images @ vectors.T), axis=1))
-    return [most_probable(names, row, top) for row in probabilities]
+    check_prompts(classes, templates)
+    return name_classes(load(path), photographs, classes, templates, top=top)
 
 
-class Embedder:
-    """Two trained towers.
+def encode_part(embedder: Embedder, examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encodes all images and all captions of a part of the data.
 
     Args:
-        model: the Linen module.
-        variables: its collections.
-        tokenizer: text to tokens.
-        config: the settings.
+        embedder: of images and texts.
+        examples: with images and captions.
+
+    Returns:
+        Features of the images and of the captions, and the place of each caption's image.
     """
+    captions = [list(examples.describe(place)["captions"]) for place in range(len(examples))]
+    owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
+    images = embedder.images(examples[place]["image"] for place in range(len(examples)))
+    return images, embedder.texts([caption for own in captions for caption in own]), owners
 
-    def __init__(
-        self,
-        model: models.DualEncoder,
-        variables: Mapping[str, Any],
-        tokenizer: data.Tokenizer,
-        config: RetrievalConfig,
-    ) -> None:
-        self.model, self.variables, self.tokenizer, self.config = model, variables, tokenizer, config
-        self._encode = {
-            "image": jax.jit(lambda variables, images: model.apply(variables, images, method="encode_image")),
-            "text": jax.jit(lambda variables, tokens: model.apply(variables, tokens, method="encode_text")),
-        }
 
-    def images(self, images: Iterable[np.ndarray], *, batch_size: int | None = None) -> np.ndarray:
-        """Encodes decoded images.
+def score(embedder: Embedder, config: RetrievalConfig, examples: Examples) -> dict[str, float]:
+    """Scores two towers on a part of the data.
 
-        Args:
-            images: each uint8 `[stored_size, stored_size, 3]`.
-            batch_size: at a time; None takes that of the training.
+    Args:
+        embedder: of images and texts.
+        config: the settings, of which the loss counts.
+        examples: with images and captions.
 
-        Returns:
-            `[images, features]` float32, of length 1.
-        """
-        transform, rng = ImageTransform(self.config.data, training=False), np.random.default_rng(0)
-        return self._all("image", (transform(image, rng) for image in images), batch_size)
-
-    def photographs(self, paths: Sequence[str | Path]) -> np.ndarray:
-        """Encodes image files.
-
-        Args:
-            paths: of them.
-
-        Returns:
-            `[images, features]` float32, of length 1.
-
-        Raises:
-            InputError: one cannot be read.
-        """
-        config = self.config.data
-        decoded = (data.load_image(path, config.stored_size, fit=config.fit) for path in paths)
-        return self.images(decoded, batch_size=min(len(paths), self.config.training.batch_size))
-
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Encodes texts.
-
-        Args:
-            texts: in words.
-
-        Returns:
-            `[texts, features]` float32, of length 1.
-        """
-        length = self.config.data.max_length
-        return self._all("text", (self.tokenizer.encode(text, length) for text in texts), min(len(texts), 256))
-
-    def part(self, examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Encodes all images and all captions of a part of the data.
-
-        Args:
-            examples: with images and captions.
-
-        Returns:
-            Features of the images and of the captions, and the place of each caption's image.
-        """
-        captions = [list(examples.describe(place)["captions"]) for place in range(len(examples))]
-        owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
-        images = self.images(examples[place]["image"] for place in range(len(examples)))
-        return images, self.texts([caption for own in captions for caption in own]), owners
-
-    def score(self, examples: Examples) -> dict[str, float]:
-        """Gives recalls and median ranks, `chance/mean_recall` of a random order, and `loss` with first captions."""
-        images, texts, owners = self.part(examples)
-        mesh = parallel.make_mesh() if jax.local_device_count() > 1 else None
-        scores = metrics.retrieval_scores(metrics.retrieval_ranks(images, texts, owners, mesh=mesh))
-        counts = np.bincount(owners)
-        chances = [
-            metrics.chance_recall(candidates, right, min(count, candidates))
-            for candidates, rights in ((len(texts), counts.tolist()), (len(images), [1] * len(counts)))
-            for right in rights
-            for count in metrics.RECALLS
-        ]
-        first = np.searchsorted(owners, np.arange(len(images)))
-        scalars: Any = self.model.apply(self.variables, method="scalars")
-        scale, bias = scalars
-        alone = dataclasses.replace(self.config, strategy="jit")
-        loss = compare_pairs(
-            alone, jnp.asarray(images), jnp.asarray(texts[first]), scale, bias, jnp.ones(len(images), bool)
-        )
-        sizes = {"images": float(len(images)), "captions": float(len(texts))}
-        return {**scores, "chance/mean_recall": float(np.mean(chances)), "loss": float(loss.mean), **sizes}
-
-    def _all(self, name: str, inputs: Iterable[np.ndarray], batch_size: int | None) -> np.ndarray:
-        size = batch_size or self.config.training.batch_size
-        found: list[np.ndarray] = []
-        waiting: list[np.ndarray] = []
-
-        def flush() -> None:
-            filled = np.zeros((size, *waiting[0].shape), waiting[0].dtype)
-            filled[: len(waiting)] = waiting
-            found.append(np.asarray(self._encode[name](self.variables, filled))[: len(waiting)])
-            waiting.clear()
-
-        for one in inputs:
-            waiting.append(one)
-            if len(waiting) == size:
-                flush()
-        if waiting:
-            flush()
-        width = self.config.model.features
-        return np.concatenate(found) if found else np.zeros((0, width), np.float32)
+    Returns:
+        Recalls and median ranks, `chance/mean_recall` of a random order, and `loss` with first captions.
+    """
+    images, texts, owners = encode_part(embedder, examples)
+    mesh = parallel.make_mesh() if jax.local_device_count() > 1 else None
+    scores = metrics.retrieval_scores(metrics.retrieval_ranks(images, texts, owners, mesh=mesh))
+    counts = np.bincount(owners)
+    chances = [
+        metrics.chance_recall(candidates, right, min(count, candidates))
+        for candidates, rights in ((len(texts), counts.tolist()), (len(images), [1] * len(counts)))
+        for right in rights
+        for count in metrics.RECALLS
+    ]
+    first = np.searchsorted(owners, np.arange(len(images)))
+    scalars: Any = embedder.model.apply(embedder.variables, method="scalars")
+    scale, bias = scalars
+    alone = dataclasses.replace(config, strategy="jit")
+    loss = compare_pairs(
+        alone, jnp.asarray(images), jnp.asarray(texts[first]), scale, bias, jnp.ones(len(images), bool)
+    )
+    sizes = {"images": float(len(images)), "captions": float(len(texts))}
+    return {**scores, "chance/mean_recall": float(np.mean(chances)), "loss": float(loss.mean), **sizes}
 
 
 def check_captions(examples: Examples, part: str) -> None:
@@ -581,7 +534,7 @@ def _samples(embedder: Embedder, examples: Examples, count: int) -> list[Retriev
     """Captions at even distances, each with the images that it found first."""
     if not count:
         return []
-    images, texts, owners = embedder.part(examples)
+    images, texts, owners = encode_part(embedder, examples)
     captions = [caption for place in range(len(examples)) for caption in examples.describe(place)["captions"]]
     samples = []
     for text in np.unique(np.linspace(0, len(texts) - 1, count).astype(int)).tolist():

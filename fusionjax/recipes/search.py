@@ -1,4 +1,4 @@
-"""Search: a folder of photographs, indexed once by a trained run of retrieval, answers texts."""
+"""Search: a folder of photographs, indexed once by an embedder of images and texts, answers texts."""
 
 import dataclasses
 import hashlib
@@ -15,9 +15,9 @@ import numpy as np
 from fusionjax import data
 from fusionjax._extras import require
 from fusionjax.errors import InputError
-from fusionjax.recipes import retrieval
+from fusionjax.recipes.embedder import Embedder
 from fusionjax.recipes.retrieval_report import RetrievalSample, write_retrieval_report
-from fusionjax.recipes.run import open_run, write_atomically
+from fusionjax.recipes.run import write_atomically
 
 _logger = logging.getLogger("fusionjax")
 
@@ -43,14 +43,14 @@ class PhotoIndex:
         folder: of the photographs.
         names: of the photographs, in the order of the vectors.
         nearest: the faiss index of the vectors, by inner product.
-        embedder: the run that encodes texts alike.
+        embedder: that encodes texts alike.
         encoded: how many photographs were encoded to make it, the others being known from before.
     """
 
     folder: Path
     names: tuple[str, ...]
     nearest: Any
-    embedder: retrieval.Embedder
+    embedder: Embedder
     encoded: int
 
     def search(self, text: str, *, top: int = 10) -> list[Hit]:
@@ -73,52 +73,46 @@ class PhotoIndex:
         return [Hit(str(self.folder / self.names[place]), score) for score, place in found if place >= 0]
 
 
-def check_query(embedder: retrieval.Embedder, text: str, top: int) -> None:
+def check_query(embedder: Embedder, text: str, top: int) -> None:
     """Checks a query, which costs nothing, before photographs are encoded for it.
 
     Args:
-        embedder: the run.
+        embedder: of images and texts.
         text: in words.
         top: how many photographs.
 
     Raises:
-        InputError: the text has no word that the run knows, or none are asked for.
+        InputError: the text has no word that the model knows, or none are asked for.
     """
     if top < 1:
         raise InputError(f"top must be at least 1; got {top}. 10 is the default.")
-    tokens = embedder.tokenizer.encode(text, embedder.config.data.max_length)
-    if not (tokens > data.tokenizer.UNKNOWN).any():
-        raise InputError(f"a query must have a word that the run was trained with; got {text!r}. Search otherwise.")
+    embedder.check_text(text)
 
 
-def build_index(
-    path: str | Path, folder: str | Path, *, kind: str = "Flat", embedder: retrieval.Embedder | None = None
-) -> PhotoIndex:
+def build_index(embedder: Embedder, folder: str | Path, *, kind: str = "Flat") -> PhotoIndex:
     """Encodes the photographs of a folder, or reads what was encoded before.
 
-    The vectors stay in the run directory. Photographs that were added, or changed since, are encoded; those that are
-    gone are dropped; a run that was trained on starts anew.
+    The vectors stay in the embedder's folder of indexes. Photographs that were added, or changed since, are encoded;
+    those that are gone are dropped; other weights, such as those of a run that was trained on, start anew.
 
     Args:
-        path: the run directory.
+        embedder: of images and texts.
         folder: with the photographs; its subfolders too.
         kind: of the index, as `faiss.index_factory` takes it; `Flat` is exact.
-        embedder: the run, where it is loaded already.
 
     Returns:
         The index.
 
     Raises:
-        InputError: the run or the folder cannot be used, or no photograph can.
+        InputError: the folder cannot be used, or no photograph can.
         ImportError: faiss is not installed.
     """
     faiss = require("faiss", extra="search")
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise InputError(f"{folder} must be a folder of photographs; there is none. Check the path.")
-    embedder = retrieval.load(path) if embedder is None else embedder
-    place = open_run(path).path / "indexes" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    weights = _fingerprint(embedder.variables)
+    place = embedder.indexes / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    weights = _fingerprint(embedder)
     stamps = {name: _stamp(folder / name) for name in data.image_names(folder, deep=True)}
     before = {name: row for name, (stamp, row) in _read(place, weights).items() if stamps.get(name) == stamp}
     fresh = _encode(embedder, folder, [name for name in stamps if name not in before])
@@ -161,14 +155,14 @@ def write_search_page(path: str | Path, text: str, hits: Sequence[Hit]) -> None:
     write_retrieval_report(path, title=f"Search: {text}", summary={}, samples=[sample])
 
 
-def _encode(embedder: retrieval.Embedder, folder: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _encode(embedder: Embedder, folder: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Encodes photographs; those that cannot be read are named in the log and left out."""
-    config, readable = embedder.config.data, []
+    readable = []
 
     def decoded() -> Iterator[np.ndarray]:
         for name in names:
             try:
-                image = data.load_image(folder / name, config.stored_size, fit=config.fit)
+                image = embedder.read(folder / name)
             except InputError as error:
                 _logger.warning("%s It is left out.", error)
                 continue
@@ -182,10 +176,10 @@ def _encode(embedder: retrieval.Embedder, folder: Path, names: Sequence[str]) ->
     return dict(zip(readable, vectors, strict=True))
 
 
-def _fingerprint(variables: Any) -> str:
-    """Of all weights: with others the vectors mean something else."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(jax.device_get(variables)):
+def _fingerprint(embedder: Embedder) -> str:
+    """Of all weights and of how images are prepared: with others the vectors mean something else."""
+    digest = hashlib.sha256(embedder.preparation.encode())
+    for leaf in jax.tree.leaves(jax.device_get(embedder.variables)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
 

@@ -434,7 +434,7 @@ def ask(path: str | Path, photograph: str | Path, question: str, *, top: int = 1
     answerer = load(path)
     config = answerer.config.data
     tokens = answerer.vocabulary.tokenizer.encode(question, config.max_length)
-    if not (tokens > data.tokenizer.UNKNOWN).any():
+    if not answerer.vocabulary.tokenizer.knows(question):
         raise InputError(f"a question must have a word that the run was trained with; got {question!r}. Ask otherwise.")
     image = data.load_image(photograph, config.stored_size, fit=config.fit)
     pixels = ImageTransform(config, training=False)(image, np.random.default_rng(0))

@@ -1,5 +1,7 @@
 """Published weights at work: photographs named by a trained classifier, and weights brought to other names."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ import numpy as np
 
 from fusionjax import data, models, pretrained
 from fusionjax.errors import InputError
+from fusionjax.recipes.embedder import Embedder
 from fusionjax.recipes.labels import Label, most_probable
+from fusionjax.recipes.zero_shot import TEMPLATES, check_prompts, name_classes
 
 _BATCH = 8
+_ENCODED = 32  # photographs that are encoded at a time
 
 
 def classify(
@@ -21,28 +26,39 @@ def classify(
     *,
     architecture: str | None = None,
     labels: str | Path | None = None,
+    classes: Sequence[str] = (),
+    templates: Sequence[str] = TEMPLATES,
     top: int = 5,
 ) -> list[list[Label]]:
-    """Names what is on photographs by a classifier with published weights.
+    """Names what is on photographs by published weights: among a classifier's own classes, or among any (zero-shot).
 
     Args:
         weights: a file, a folder, or the id of a model of the Hugging Face hub.
         photographs: image files.
         architecture: its name; None tells it from the tensors.
-        labels: a text file, one name a line, in the order of the classes; None takes those beside the weights, and the
-            numbers of the classes where there are none.
+        labels: a text file, one name a line, in the order of a classifier's classes; None takes those beside the
+            weights, and the numbers of the classes where there are none.
+        classes: names to choose among by a model of images and texts, such as CLIP; see
+            `fusionjax.recipes.zero_shot.name_classes`.
+        templates: prompts with `{}` where such a name goes.
         top: how many classes, the most probable first.
 
     Returns:
         For each photograph its classes.
 
     Raises:
-        InputError: the weights, a photograph or the labels cannot be used.
+        InputError: the weights, a photograph, the labels, the classes or a template cannot be used.
     """
     if top < 1:
         raise InputError(f"top must be at least 1; got {top}. Ask for 5.")
+    if classes:
+        check_prompts(classes, templates)
+        embedder = load_embedder(weights, architecture=architecture)
+        return name_classes(embedder, photographs, classes, templates, top=top)
     images = [data.load_image(photograph) for photograph in photographs]
     loaded = pretrained.load(weights, architecture=architecture)
+    if isinstance(loaded.model, models.DualEncoder):
+        check_prompts(classes, templates)
     preparation = loaded.preparation
     if preparation is None or not isinstance(loaded.model, models.ImageClassifier):
         raise InputError(
@@ -51,17 +67,7 @@ def classify(
     names = _labels(labels, loaded.model.num_classes) if labels else loaded.labels
     if len(names) != loaded.model.num_classes:
         names = [str(place) for place in range(loaded.model.num_classes)]
-    pixels = np.stack(
-        [
-            data.prepare_image(
-                image,
-                preparation.size,
-                shorter_side=preparation.shorter_side,
-                interpolation=preparation.interpolation,
-            )
-            for image in images
-        ]
-    )
+    pixels = np.stack([preparation(image) for image in images])
 
     @jax.jit
     def probabilities(variables: Any, batch: jax.Array) -> jax.Array:
@@ -74,6 +80,45 @@ def classify(
         filled = np.concatenate([part, np.zeros((min(_BATCH, len(pixels)) - len(part), *part.shape[1:]), np.uint8)])
         found.append(np.asarray(probabilities(loaded.variables, jnp.asarray(filled)))[: len(part)])
     return [most_probable(names, row, top) for row in np.concatenate(found)]
+
+
+def load_embedder(weights: str | Path, *, architecture: str | None = None) -> Embedder:
+    """Loads a published model of images and texts, such as CLIP or SigLIP.
+
+    Args:
+        weights: a folder, or the id of a model of the Hugging Face hub, with the files of the tokenizer.
+        architecture: its name; None tells it from the tensors.
+
+    Returns:
+        What encodes images and texts. Indexes of photographs are kept in the user's cache, `~/.cache/fusionjax`, or
+        where `XDG_CACHE_HOME` says.
+
+    Raises:
+        InputError: the weights cannot be used, are of another model, or have no tokenizer beside them.
+    """
+    loaded = pretrained.load(weights, architecture=architecture)
+    preparation = loaded.preparation
+    if preparation is None or not isinstance(loaded.model, models.DualEncoder):
+        raise InputError(
+            f"{weights} must hold weights of a model of images and texts; got {loaded.architecture.name}. Give others."
+        )
+    if loaded.tokenizer is None:
+        raise InputError(
+            f"{weights} must have a tokenizer beside the weights; there is none. Give a folder with its tokenizer.json."
+        )
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = weights if loaded.folder is None else loaded.folder.resolve()
+    return Embedder(
+        loaded.model,
+        loaded.variables,
+        loaded.tokenizer,
+        length=loaded.sizes.max_length,
+        read=lambda path: preparation(data.load_image(path)),
+        prepare=lambda image: image,
+        preparation=repr(preparation),
+        batch_size=_ENCODED,
+        indexes=cache / "fusionjax" / "indexes" / hashlib.sha256(str(place).encode()).hexdigest()[:16],
+    )
 
 
 def convert(

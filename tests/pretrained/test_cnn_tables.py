@@ -251,5 +251,5 @@ def test_photographs_are_brought_to_the_size_that_the_weights_were_trained_with(
     assert [one.size[0] for one in timm] == [224, 240, 260, 300, 380]
     assert [one.size[0] for one in original] == [224, 240, 260, 280, 300]
     assert [one.shorter_side for one in original] == [256, 272, 292, 312, 332]
-    others = [one for one in ARCHITECTURES if one not in LITES]
-    assert {one.preparation(None).size for one in others} == {(224, 224)}
+    assert [one.shorter_side for one in timm] == [256, 272, 292, 331, 413]
+    assert [one.interpolation for one in timm] == [*["bicubic"] * 3, *["bilinear"] * 2]

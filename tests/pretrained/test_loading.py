@@ -17,6 +17,8 @@ from fusionjax.pretrained.resnet import RESNET_TORCHVISION, ResNetSizes
 from fusionjax.pretrained.rows import tensors_from
 from fusionjax.pretrained.vit import ViTSizes
 from tests.contracts.parameters import draw_variables
+from tests.parity.hub_tokenizers import LENGTH, TEXTS, write_clip
+from tests.pretrained.tiny_hub import write_pair
 
 SIZES = ResNetSizes(stage_sizes=(1, 2), features=(5, 7), stem_features=3, is_bottleneck=False, num_classes=11)
 IMAGES = np.random.default_rng(0).uniform(size=(2, 37, 41, 3)).astype(np.float32)
@@ -145,3 +147,87 @@ def test_every_architecture_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names)
     for name in names:
         assert pretrained.find_architecture(name).name == name
+
+
+def test_the_tokenizer_lies_beside_the_weights(tmp_path: Path, file: Path) -> None:
+    write_pair(tmp_path / "clip", "clip")
+    loaded = pretrained.load(tmp_path / "clip")
+    assert loaded.tokenizer is not None and loaded.tokenizer.vocab_size == loaded.sizes.vocab_size
+    assert loaded.tokenizer.max_length == LENGTH and loaded.tokenizer is loaded.tokenizer
+    # And goes with them.
+    pretrained.save(tmp_path / "copy", loaded)
+    again = pretrained.load(tmp_path / "copy")
+    assert again.tokenizer is not None
+    np.testing.assert_array_equal(again.tokenizer.encode_batch(TEXTS), loaded.tokenizer.encode_batch(TEXTS))
+    pretrained.save(tmp_path / "copy", again)
+    assert pretrained.load(tmp_path / "copy").tokenizer is not None
+    # There is none for a file alone, for images alone, and where the files are missing.
+    assert dataclasses.replace(loaded, folder=None).tokenizer is None
+    assert pretrained.load(file).tokenizer is None
+    (tmp_path / "copy" / "merges.txt").unlink()
+    assert pretrained.load(tmp_path / "copy").tokenizer is None
+
+
+def test_the_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    write_pair(tmp_path, "siglip", vocab_size=35)
+    with pytest.raises(InputError, match=r"must have at most the model's 35 tokens; it has 38. Put that of this model"):
+        pretrained.load(tmp_path).tokenizer  # noqa: B018
+    (tmp_path / "spiece.model").unlink()
+    write_clip(tmp_path)
+    assert pretrained.load(tmp_path).tokenizer is None
+
+
+def test_files_beside_the_weights_correct_how_photographs_are_prepared(tmp_path: Path, file: Path) -> None:
+    loaded = pretrained.load(file)
+    assert loaded.preparation.mean == loaded.model.encoder.mean == (0.485, 0.456, 0.406)
+    pretrained.save(tmp_path / "out", pretrained.rename(loaded, pretrained.find_architecture("resnet-transformers")))
+    path = tmp_path / "out" / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    assert settings["size"] == {"shortest_edge": 256} and settings["image_mean"] == [0.485, 0.456, 0.406]
+    path.write_text(json.dumps({**settings, "image_mean": [0.1, 0.2, 0.3], "crop_size": 96, "resample": 3}))
+    corrected = pretrained.load(tmp_path / "out")
+    assert corrected.preparation == dataclasses.replace(
+        loaded.preparation, size=(96, 96), interpolation="bicubic", rounding="down", mean=(0.1, 0.2, 0.3)
+    )
+    assert (corrected.model.encoder.mean, corrected.model.encoder.std) == ((0.1, 0.2, 0.3), loaded.model.encoder.std)
+    # The same pixels, shifted by the difference of the means, are the same to both models.
+    shifted = IMAGES + np.subtract((0.1, 0.2, 0.3), (0.485, 0.456, 0.406)).astype(np.float32)
+    logits = [one.model.apply(one.variables, images).logits for one, images in ((loaded, IMAGES), (corrected, shifted))]
+    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
+    pretrained.save(tmp_path / "again", corrected)
+    assert pretrained.load(tmp_path / "again").preparation == corrected.preparation
+    # torchvision's file has no place for the means.
+    with pytest.raises(InputError, match=r"resnet-transformers has no form that resnet-torchvision could hold"):
+        pretrained.rename(corrected, pretrained.find_architecture("resnet-torchvision"))
+
+
+def test_settings_of_timm_correct_how_photographs_are_prepared(tmp_path: Path, file: Path) -> None:
+    file.rename(tmp_path / "model.safetensors")
+    settings = {"input_size": [3, 176, 176], "crop_pct": 0.95, "mean": [0.5, 0.5, 0.5], "interpolation": "bicubic"}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet50", "pretrained_cfg": settings}))
+    loaded = pretrained.load(tmp_path)
+    assert (loaded.preparation.size, loaded.preparation.shorter_side) == ((176, 176), 185)
+    assert loaded.model.encoder.mean == (0.5, 0.5, 0.5) and loaded.preparation.interpolation == "bicubic"
+
+
+def test_means_of_a_vision_transformer_are_those_of_its_sizes(tmp_path: Path) -> None:
+    sizes = ViTSizes(
+        features=64,
+        num_layers=1,
+        num_heads=1,
+        mlp_features=3,
+        patch_size=2,
+        image_size=4,
+        num_classes=5,
+        norm_epsilon=1e-12,
+    )
+    architecture = pretrained.find_architecture("vit-transformers")
+    model = architecture.build(sizes)
+    variables = draw_variables(model, np.zeros((1, 4, 4, 3), np.float32))
+    pretrained.save(tmp_path, pretrained.Pretrained(architecture, sizes, model, variables))
+    assert not (tmp_path / "preprocessor_config.json").exists()
+    settings = {"feature_extractor_type": "DeiTFeatureExtractor", "size": 6, "crop_size": 4, "image_mean": [0.1] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    loaded = pretrained.load(tmp_path)
+    assert loaded.sizes.mean == loaded.model.encoder.mean == loaded.preparation.mean == (0.1, 0.1, 0.1)
+    assert loaded.preparation.scaled_size == (6, 6) and loaded.sizes.std == (0.5, 0.5, 0.5)

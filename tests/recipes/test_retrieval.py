@@ -91,9 +91,9 @@ def test_photographs_are_found_by_a_text(run: Path, photographs: Path, tmp_path:
 @pytest.mark.slow
 def test_a_folder_is_encoded_once(run: Path, photographs: Path, caplog: pytest.LogCaptureFixture) -> None:
     (photographs / "broken.jpg").unlink()
-    first = search.build_index(run, photographs)
+    first = search.build_index(retrieval.load(run), photographs)
     assert first.encoded == 6 and len(first.names) == 6
-    second = search.build_index(run, photographs)
+    second = search.build_index(retrieval.load(run), photographs)
     assert second.encoded == 0 and second.names == first.names
     assert second.search("a red picture") == first.search("a red picture")
     # Another picture under the same name, one more, one less.
@@ -101,10 +101,10 @@ def test_a_folder_is_encoded_once(run: Path, photographs: Path, caplog: pytest.L
     os.utime(photographs / "red_30.png", ns=(1, 1))
     picture(41).save(photographs / "new.png")
     (photographs / "blue_32.png").unlink()
-    third = search.build_index(run, photographs)
+    embedder = retrieval.load(run)
+    third = search.build_index(embedder, photographs)
     assert third.encoded == 2
     assert set(third.names) == (set(first.names) | {"new.png"}) - {"blue_32.png"}
-    embedder = retrieval.load(run)
     vectors = np.stack([third.nearest.reconstruct(place) for place in range(6)])
     expected = embedder.photographs([photographs / name for name in third.names])
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
@@ -112,28 +112,26 @@ def test_a_folder_is_encoded_once(run: Path, photographs: Path, caplog: pytest.L
     kept = next((run / "indexes").glob("*/photographs.json"))
     for place in (run / "indexes").glob("*/photographs.json"):
         place.write_text("{")
-    assert search.build_index(run, photographs).encoded == 6
+    assert search.build_index(embedder, photographs).encoded == 6
     assert len(list(kept.parent.glob("*.npy"))) == 1
 
 
 @pytest.mark.slow
-def test_other_weights_encode_anew(run: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    search.build_index(run, photographs)
-    load = retrieval.load
-
-    def other(path: Path) -> retrieval.Embedder:
-        embedder = load(path)
-        embedder.variables = jax.tree.map(lambda leaf: leaf * 0.5, embedder.variables)
-        return embedder
-
-    monkeypatch.setattr(search.retrieval, "load", other)
-    assert search.build_index(run, photographs).encoded == 6
+def test_other_weights_and_another_preparation_encode_anew(run: Path, photographs: Path) -> None:
+    embedder = retrieval.load(run)
+    search.build_index(embedder, photographs)
+    embedder.preparation += " of another kind"
+    assert search.build_index(embedder, photographs).encoded == 6
+    assert search.build_index(embedder, photographs).encoded == 0
+    embedder.variables = jax.tree.map(lambda leaf: leaf * 0.5, embedder.variables)
+    assert search.build_index(embedder, photographs).encoded == 6
 
 
 @pytest.mark.slow
 def test_an_index_that_is_not_exact(run: Path, photographs: Path) -> None:
+    embedder = retrieval.load(run)
     exact, graph = (
-        search.build_index(run, photographs, kind=kind).search("a green picture") for kind in ("Flat", "HNSW8")
+        search.build_index(embedder, photographs, kind=kind).search("a green picture") for kind in ("Flat", "HNSW8")
     )
     assert [hit.image for hit in graph] == [hit.image for hit in exact]
 
@@ -148,7 +146,7 @@ def test_an_index_that_cannot_be_kept(
     monkeypatch.setattr(search.np, "save", full)
     (photographs / "extra.png").write_bytes((photographs / "red_30.png").read_bytes())
     with caplog.at_level(logging.WARNING, "fusionjax"):
-        assert search.build_index(run, photographs).search("a red picture")
+        assert search.build_index(retrieval.load(run), photographs).search("a red picture")
     assert "the index is not kept: No space left on device" in caplog.text
 
 
@@ -266,18 +264,24 @@ def test_an_image_without_captions() -> None:
     ("message", "words"),
     [
         (
-            "a query must have a word that the run was trained with; got 'xyzzy'",
+            "a text must have a word that the model was trained with; got 'xyzzy'",
             ["search", "xyzzy", "--images", "HERE"],
         ),
         # Before the folder is looked at.
-        ("a query must have a word that the run was trained with", ["search", "xyzzy", "--images", "HERE/gone"]),
+        ("a text must have a word that the model was trained with", ["search", "xyzzy", "--images", "HERE/gone"]),
         ("must be a folder of photographs; there is none", ["search", "a red picture", "--images", "HERE/gone"]),
         ("must hold a photograph that can be read; it has none", ["search", "a red picture", "--images", "HERE/empty"]),
-        ("a query must have a word that the run was trained with; got ' '", ["search", " ", "--images", "HERE"]),
+        ("a text must have a word that the model was trained with; got ' '", ["search", " ", "--images", "HERE"]),
         ("top must be at least 1; got 0", ["search", "red", "--images", "HERE", "--top", "0"]),
         (
             "the index must be one that faiss makes of 6 vectors; got 'Tree'",
             ["search", "red", "--images", "HERE", "--index", "Tree"],
+        ),
+        ("search needs a run and a text; got ", ["search", "a", "red", "--images", "HERE"]),
+        ("search needs a run and a text; got ", ["search", "--images", "HERE"]),
+        (
+            "--architecture can be used with --weights only; got a run",
+            ["search", "red", "--images", "HERE", "--architecture", "x"],
         ),
         ("classify needs at least one photograph after the run; got none", ["classify", "--classes", "a", "b"]),
         (

@@ -1,7 +1,12 @@
 """Published weights at work, by the recipe and by the command line."""
 
+import importlib.util
 import json
+import logging
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,8 +19,9 @@ from fusionjax.errors import InputError
 from fusionjax.pretrained.files import write_safetensors
 from fusionjax.pretrained.resnet import RESNET_TORCHVISION, ResNetSizes
 from fusionjax.pretrained.rows import tensors_from
-from fusionjax.recipes import weights
+from fusionjax.recipes import search, weights
 from tests.contracts.parameters import draw_variables
+from tests.pretrained.tiny_hub import write_pair
 
 SIZES = ResNetSizes(stage_sizes=(1,), features=(3,), stem_features=3, is_bottleneck=False, num_classes=5)
 NAMES = ("ape", "bee", "cat", "dog", "eel")
@@ -43,9 +49,7 @@ def test_photographs_are_prepared_and_named(folder: Path) -> None:
     found = weights.classify(folder / "w.safetensors", photographs(folder), labels=folder / "labels.txt", top=5)
     loaded = pretrained.load(folder / "w.safetensors")
     for path, labels in zip(photographs(folder), found, strict=True):
-        pixels = data.prepare_image(
-            data.load_image(path), (224, 224), shorter_side=256, interpolation=loaded.preparation.interpolation
-        )
+        pixels = data.prepare_image(data.load_image(path), (224, 224), shorter_side=256, interpolation="bilinear")
         logits = loaded.model.apply(loaded.variables, pixels[None]).logits[0]
         expected = dict(zip(NAMES, jax.nn.softmax(logits).tolist(), strict=True))
         assert [one.label for one in labels] == sorted(expected, key=expected.__getitem__, reverse=True)
@@ -90,7 +94,15 @@ def test_the_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["convert", file, str(tmp_path / "out"), "--to", "resnet"]) == 2
     assert "the architecture must be one of" in capsys.readouterr().err
     for more, message in (
-        (["--weights", file, "--classes", "ape", "bee"], "--classes can be used with a run only; got --weights. Leave"),
+        (
+            ["--weights", file, "--classes", "ape", "bee", "--labels", "l.txt"],
+            "--labels can be used with a classifier's own classes only; got --classes. Leave out one",
+        ),
+        (["--weights", file, "--templates", "a {}"], "--templates can be used with --classes only; got none. Leave"),
+        (
+            ["--weights", file, "--classes", "ape", "bee"],
+            "w.safetensors must hold weights of a model of images and texts; got resnet-torchvision. Give others.",
+        ),
         (
             ["--labels", "l.txt", "--architecture", "x"],
             "--architecture and --labels can be used with --weights only; got",
@@ -102,3 +114,139 @@ def test_the_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         assert message in errors and errors.count("\n") == 1
     assert main(["classify", "--weights", file]) == 2
     assert "classify needs at least one photograph; got none. Name image files." in capsys.readouterr().err
+
+
+PROMPTS = ("a photo of the {}", "it's two {}s")
+CLASSES = ("cat", "dog", "CAFÉ")
+
+
+@pytest.fixture(scope="module", params=["clip", "siglip"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two towers that have learned nothing, as they lie on the hub."""
+    folder = tmp_path_factory.mktemp("pair") / request.param
+    write_pair(folder, request.param)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def vectors_of_transformers(pair: Path, files: list[str], texts: list[str]) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Their model of the folder, and its vectors of photographs and texts."""
+    import torch
+    import transformers
+
+    is_clip = pair.name == "clip"
+    model = (transformers.CLIPModel if is_clip else transformers.SiglipModel).from_pretrained(pair).eval()
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(pair)
+    pixels = torch.tensor(np.concatenate([processor(Image.open(file))["pixel_values"] for file in files]))
+    if is_clip:
+        tokenizer = transformers.CLIPTokenizerFast.from_pretrained(pair)
+        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=13)["input_ids"]
+    else:
+        # Theirs needs another library; `tests/data/test_published_tokenizer.py` compares the two.
+        tokens = data.read_tokenizer(pair, "siglip", 13).encode_batch(texts).tolist()
+    with torch.no_grad():
+        output = model(input_ids=torch.tensor(tokens), pixel_values=pixels)
+    return model, output.image_embeds.numpy(), output.text_embeds.numpy()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+def test_classes_by_prompts_equal_those_of_transformers(pair: Path, folder: Path) -> None:
+    files = photographs(folder)[:3]
+    prompts = [prompt.replace("{}", name) for name in CLASSES for prompt in PROMPTS]
+    model, images, texts = vectors_of_transformers(pair, files, prompts)
+    means = texts.reshape(3, 2, -1).mean(1)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    scores = np.exp(model.logit_scale.item()) * images @ means.T
+    if pair.name == "clip":
+        expected = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    else:
+        expected = 1 / (1 + np.exp(-scores - model.logit_bias.item()))
+    found = weights.classify(pair, files, classes=CLASSES, templates=PROMPTS)
+    for labels, row in zip(found, expected, strict=True):
+        by_name = {one.label: one.probability for one in labels}
+        np.testing.assert_allclose([by_name[name] for name in CLASSES], row, rtol=1e-4)
+    assert np.std(expected, axis=0).min() > 1e-5
+    embedder = weights.load_embedder(pair)
+    np.testing.assert_allclose(embedder.photographs(files), images, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(embedder.texts(prompts), texts, rtol=1e-4, atol=1e-5)
+
+
+def test_the_program_of_the_docs(pair: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "weights.md").read_text("utf-8")
+    programs = re.findall(r"```python\n(.*?)```", docs, re.DOTALL)
+    (program,) = (one for one in programs if "encode_image" in one)
+    (photograph,) = photographs(folder)[:1]
+    exec(program.replace("clip-vit-large-patch14", str(pair)).replace("cat.jpg", photograph), names := {})
+    embedder = weights.load_embedder(pair)
+    expected = embedder.photographs([photograph]) @ embedder.texts(["a cat", "a dog"]).T
+    np.testing.assert_allclose(names["image"] @ names["text"].T, expected, atol=1e-5)
+    assert capsys.readouterr().out
+
+
+def test_a_folder_is_searched_and_encoded_once(
+    pair: Path, folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["search", "the photo of two cats", "--weights", str(pair), "--images", str(folder), "--top", "3"]
+    assert main([*words, "--json"]) == 0
+    output = capfd.readouterr()
+    hits = json.loads(output.out)
+    embedder = weights.load_embedder(pair)
+    scores = embedder.photographs(photographs(folder)) @ embedder.texts(["The photo of two cats"])[0]
+    best = np.argsort(-scores)[:3]
+    assert [hit["image"] for hit in hits] == [photographs(folder)[place] for place in best]
+    np.testing.assert_allclose([hit["score"] for hit in hits], scores[best], atol=1e-5)
+    assert "encoding 9 photographs" in output.err and "the photo of two cats" in Path("search.html").read_text()
+    assert main([*words, "--page", "other.html"]) == 0
+    output = capfd.readouterr()
+    assert "encoding" not in output.err and "page: other.html" in output.out
+    assert len(list(cache.glob("fusionjax/indexes/*/*/photographs.json"))) == 1
+
+
+def test_an_index_is_of_the_weights_and_of_how_photographs_are_prepared(
+    tmp_path: Path, folder: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "fusionjax")
+    for changed in (True, False):
+        pair = tmp_path / "pair"
+        write_pair(pair, "clip", seed=7 if changed else 0)
+        assert search.build_index(weights.load_embedder(pair), folder).encoded == 9
+    settings = json.loads((pair / "preprocessor_config.json").read_text())
+    (pair / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.1, 0.2, 0.3]}))
+    assert search.build_index(weights.load_embedder(pair), folder).encoded == 9
+    assert search.build_index(weights.load_embedder(pair), folder).encoded == 0
+
+
+def test_what_a_model_of_images_and_texts_needs(pair: Path, folder: Path, tmp_path: Path, capfd: Any) -> None:
+    photograph = photographs(folder)[0]
+    shutil.copytree(pair, tmp_path / "alone", ignore=shutil.ignore_patterns("vocab.json", "spiece.model"))
+    for words, message in (
+        (["classify", photograph, "--weights", str(pair)], "classes must be two different names or more; got []"),
+        (
+            ["classify", photograph, "--weights", str(pair), "--classes", "a", "b", "--templates", "x"],
+            "templates must be texts with {} for the class; got ['x']",
+        ),
+        (["search", "--weights", str(pair), "--images", str(folder)], "search needs a text; got none. Quote the text."),
+        (
+            ["search", "a", "cat", "--weights", str(pair), "--images", str(folder)],
+            "search needs a text; got a cat. Quote the text.",
+        ),
+        (
+            ["search", " ", "--weights", str(pair), "--images", str(folder)],
+            "a text must have a word that the model was trained with; got ' '. Say it otherwise.",
+        ),
+        (
+            ["search", "cat", "--weights", str(tmp_path / "alone"), "--images", str(folder)],
+            "must have a tokenizer beside the weights; there is none. Give a folder with its tokenizer.json.",
+        ),
+    ):
+        assert main(words) == 2
+        errors = capfd.readouterr().err
+        assert message in errors and errors.count("\n") == 1
+    with pytest.raises(InputError, match=r"expected an image, but there is no such file"):
+        weights.classify(pair, [tmp_path / "gone.png"], classes=CLASSES)
