@@ -1,21 +1,24 @@
 """Weights of other libraries, in and out."""
 
-from fusionjax.pretrained.architecture import Architecture, ImagePreparation
+from fusionjax.pretrained.architecture import Architecture, CaptionTokens, ImagePreparation
 from fusionjax.pretrained.layouts import Layout
 from fusionjax.pretrained.loading import Pretrained, find_architecture, load, rename, save
 from fusionjax.pretrained.recurrent import rnn_from_linen, rnn_from_torch, rnn_to_linen, rnn_to_torch
 from fusionjax.pretrained.registry import ARCHITECTURES
 from fusionjax.pretrained.rows import Row
+from fusionjax.pretrained.tokenizer_files import read_tokenizer
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
+    "CaptionTokens",
     "ImagePreparation",
     "Layout",
     "Pretrained",
     "Row",
     "find_architecture",
     "load",
+    "read_tokenizer",
     "rename",
     "rnn_from_linen",
     "rnn_from_torch",

@@ -26,6 +26,21 @@ class ImagePreparation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionTokens:
+    """How a captioner was taught to begin and to end.
+
+    Attributes:
+        start: the token that is read before the first word.
+        end: the token that ends a caption.
+        max_length: tokens that can be read at most, the start and a prompt included.
+    """
+
+    start: int
+    end: int
+    max_length: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
     """A family of models under the names of one library, such as ResNets as torchvision has them.
 
@@ -38,6 +53,8 @@ class Architecture:
         example: arguments of the model's `init`.
         is_ignored: whether a tensor that no row names may be there, such as a counter of batches.
         preparation: of photographs; None for a model that takes none.
+        caption_tokens: with which it writes; None for a model that writes nothing.
+        copies: tensors that only repeat another, by name: files may hold them too, or in place of the other.
         hub_config: the `config.json` with which the other library loads what we save; None where it has none.
     """
 
@@ -48,4 +65,6 @@ class Architecture:
     example: Callable[[Any], Sequence[Any]]
     is_ignored: Callable[[str], bool] = lambda name: False
     preparation: Callable[[Any], ImagePreparation | None] = lambda sizes: None
+    caption_tokens: Callable[[Any], CaptionTokens | None] = lambda sizes: None
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     hub_config: Callable[[Any], Mapping[str, Any]] | None = None

@@ -14,7 +14,8 @@ import numpy as np
 from flax.typing import Dtype
 
 from fusionjax.errors import InputError
-from fusionjax.pretrained.architecture import Architecture, ImagePreparation
+from fusionjax.pretrained.architecture import Architecture, CaptionTokens, ImagePreparation
+from fusionjax.pretrained.copies import check_copies, without_copies
 from fusionjax.pretrained.files import Weights, open_weights, write_safetensors
 from fusionjax.pretrained.registry import ARCHITECTURES
 from fusionjax.pretrained.rows import tensors_from, variables_from
@@ -32,6 +33,7 @@ class Pretrained:
         model: without parameters.
         variables: of the model.
         labels: of the classes, in order, where `config.json` has them; else empty.
+        folder: where the files lie, such as those of a tokenizer; None where there are none.
     """
 
     architecture: Architecture
@@ -39,11 +41,17 @@ class Pretrained:
     model: nn.Module
     variables: dict[str, Any]
     labels: tuple[str, ...] = ()
+    folder: Path | None = None
 
     @property
     def preparation(self) -> ImagePreparation | None:
         """How photographs are brought to size; None for a model of text alone."""
         return self.architecture.preparation(self.sizes)
+
+    @property
+    def caption_tokens(self) -> CaptionTokens | None:
+        """With which captions begin and end; None for a model that writes none."""
+        return self.architecture.caption_tokens(self.sizes)
 
 
 def load(
@@ -68,10 +76,12 @@ def load(
         The model and its variables.
 
     Raises:
-        InputError: the weights cannot be read, or are of no or another architecture.
+        InputError: the weights cannot be read, are of no or another architecture, or hold a tensor twice with different
+            values.
     """
-    weights = open_weights(source)
-    found, sizes = _recognise(weights, architecture)
+    opened = open_weights(source)
+    found, sizes = _recognise(opened, architecture)
+    weights = without_copies(opened, found.copies)
     model = found.build(sizes)
     expected = _cast(jax.eval_shape(lambda: model.init(jax.random.key(0), *found.example(sizes))), param_dtype)
     variables = variables_from(
@@ -83,7 +93,9 @@ def load(
         place=_placing(sharding),
         source=str(source),
     )
-    return Pretrained(found, sizes, model, variables, _labels(weights))
+    check_copies(opened, found.copies, str(source))
+    folder = opened.path if opened.path.is_dir() else opened.path.parent
+    return Pretrained(found, sizes, model, variables, _labels(opened), folder)
 
 
 def save(folder: str | Path, pretrained: Pretrained) -> None:
@@ -161,7 +173,7 @@ def find_architecture(name: str, among: Sequence[Architecture] = ARCHITECTURES) 
 def _recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
     candidates = ARCHITECTURES if name is None else (find_architecture(name),)
     for one in candidates:
-        sizes = one.recognise(weights.shapes, weights.config)
+        sizes = one.recognise(without_copies(weights, one.copies).shapes, weights.config)
         if sizes is not None:
             return one, sizes
     some = ", ".join(sorted(weights.shapes)[:3]) or "no tensors"

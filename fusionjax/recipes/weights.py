@@ -1,4 +1,4 @@
-"""Published weights at work: photographs named by a trained classifier, and weights brought to other names."""
+"""Published weights at work: photographs named or described, and weights brought to other names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,12 @@ import numpy as np
 
 from fusionjax import data, models, pretrained
 from fusionjax.errors import InputError
+from fusionjax.recipes.config import DecodingConfig
 from fusionjax.recipes.labels import Label, most_probable
+from fusionjax.recipes.writing import CaptionWriter, Written
 
 _BATCH = 8
+_CAPTION_LENGTH = 30
 
 
 def classify(
@@ -51,17 +54,7 @@ def classify(
     names = _labels(labels, loaded.model.num_classes) if labels else loaded.labels
     if len(names) != loaded.model.num_classes:
         names = [str(place) for place in range(loaded.model.num_classes)]
-    pixels = np.stack(
-        [
-            data.prepare_image(
-                image,
-                preparation.size,
-                shorter_side=preparation.shorter_side,
-                interpolation=preparation.interpolation,
-            )
-            for image in images
-        ]
-    )
+    pixels = _prepare(images, preparation)
 
     @jax.jit
     def probabilities(variables: Any, batch: jax.Array) -> jax.Array:
@@ -74,6 +67,76 @@ def classify(
         filled = np.concatenate([part, np.zeros((min(_BATCH, len(pixels)) - len(part), *part.shape[1:]), np.uint8)])
         found.append(np.asarray(probabilities(loaded.variables, jnp.asarray(filled)))[: len(part)])
     return [most_probable(names, row, top) for row in np.concatenate(found)]
+
+
+def caption(
+    weights: str | Path,
+    photographs: Sequence[str | Path],
+    *,
+    architecture: str | None = None,
+    prompt: str = "",
+    max_length: int | None = None,
+    decoding: DecodingConfig = DecodingConfig(),
+) -> list[Written]:
+    """Describes photographs by a captioner with published weights, whose tokenizer lies beside them.
+
+    Args:
+        weights: a file, a folder, or the id of a model of the Hugging Face hub.
+        photographs: image files.
+        architecture: its name; None tells it from the tensors.
+        prompt: words with which every caption begins, such as `a photo of`.
+        max_length: tokens at most after the prompt, the end included; None for 30.
+        decoding: how captions are written. No token is banned, as in transformers.
+
+    Returns:
+        One `Written` a photograph; its caption begins with the prompt.
+
+    Raises:
+        InputError: the weights, their tokenizer, a photograph or the prompt cannot be used.
+    """
+    max_length = _CAPTION_LENGTH if max_length is None else max_length
+    if max_length < 1:
+        raise InputError(f"max_length must be at least 1; got {max_length}. Ask for {_CAPTION_LENGTH}.")
+    images = [data.load_image(photograph) for photograph in photographs]
+    loaded = pretrained.load(weights, architecture=architecture)
+    preparation, ends, folder = loaded.preparation, loaded.caption_tokens, loaded.folder
+    if preparation is None or ends is None or folder is None or not isinstance(loaded.model, models.Captioner):
+        raise InputError(f"{weights} must hold weights of a captioner; got {loaded.architecture.name}. Give others.")
+    tokenizer = _PublishedWords(pretrained.read_tokenizer(folder))
+    before = (ends.start, *tokenizer.encode(prompt))
+    # The last token that is written is not read.
+    if len(before) + max_length - 1 > ends.max_length:
+        raise InputError(
+            f"prompt and caption must have at most {ends.max_length} tokens together; got {len(before) - 1} and "
+            f"{max_length}. Shorten the prompt, or lower max_length."
+        )
+    writer = CaptionWriter(
+        loaded.model,
+        loaded.variables,
+        tokenizer,
+        len(before) + max_length,
+        before=before,
+        end=ends.end,
+        banned=(),
+    )
+    return writer.write(_prepare(images, preparation), decoding, batch_size=_BATCH)
+
+
+class _PublishedWords:
+    """A tokenizer of Hugging Face, which may not know every token of the model, such as that before the first word."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return str(self._tokenizer.decode([int(one) for one in ids], skip_special_tokens=True)).strip()
+
+    def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        return [self._tokenizer.id_to_token(int(one)) or "" for one in ids]
 
 
 def convert(
@@ -98,6 +161,17 @@ def convert(
     written = loaded if target is None else pretrained.rename(loaded, target)
     pretrained.save(folder, written)
     return loaded.architecture.name, written.architecture.name
+
+
+def _prepare(images: Sequence[np.ndarray], preparation: pretrained.ImagePreparation) -> np.ndarray:
+    """Brings photographs to the size of the weights: uint8 `[images, height, width, 3]`."""
+    prepared = [
+        data.prepare_image(
+            image, preparation.size, shorter_side=preparation.shorter_side, interpolation=preparation.interpolation
+        )
+        for image in images
+    ]
+    return np.stack(prepared)
 
 
 def _labels(path: str | Path, count: int) -> list[str]:

@@ -87,7 +87,7 @@ def test_help(capfd: Captured, words: str, mentioned: list[str]) -> None:
             "/proc/run must be a folder to write to; got [Errno",
         ),
         ("evaluate", "Missing from fusionjax evaluate: RUN the run directory."),
-        ("caption", "Missing from fusionjax caption: RUN the run directory."),
+        ("caption", "caption needs at least one photograph after the run; got none. Name image files."),
         (
             "bench",
             "bench needs a workload, forward, train, ops, decode, scaling or ahead; got ''. "
