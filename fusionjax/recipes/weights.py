@@ -18,6 +18,53 @@ _BATCH = 8
 _CAPTION_LENGTH = 30
 
 
+class PublishedWords:
+    """A tokenizer of Hugging Face, as `CaptionWriter` takes one.
+
+    It may lack tokens of the model, such as the one before the first word; they make no text.
+
+    Args:
+        tokenizer: see `fusionjax.pretrained.read_tokenizer`.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Gives the tokens of a text, without special ones around it.
+
+        Args:
+            text: any.
+
+        Returns:
+            Its tokens.
+        """
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Gives the text of tokens, special ones left out.
+
+        Args:
+            ids: the tokens.
+
+        Returns:
+            The text.
+        """
+        return str(self._tokenizer.decode([int(one) for one in ids], skip_special_tokens=True)).strip()
+
+    def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """Gives a string for each token.
+
+        Args:
+            ids: the tokens.
+
+        Returns:
+            The strings; empty for what the tokenizer lacks.
+        """
+        return [self._tokenizer.id_to_token(int(one)) or "" for one in ids]
+
+
 def classify(
     weights: str | Path,
     photographs: Sequence[str | Path],
@@ -102,7 +149,7 @@ def caption(
     preparation, ends, folder = loaded.preparation, loaded.caption_tokens, loaded.folder
     if preparation is None or ends is None or folder is None or not isinstance(loaded.model, models.Captioner):
         raise InputError(f"{weights} must hold weights of a captioner; got {loaded.architecture.name}. Give others.")
-    tokenizer = _PublishedWords(pretrained.read_tokenizer(folder))
+    tokenizer = PublishedWords(pretrained.read_tokenizer(folder))
     before = (ends.start, *tokenizer.encode(prompt))
     # The last token that is written is not read.
     if len(before) + max_length - 1 > ends.max_length:
@@ -120,23 +167,6 @@ def caption(
         banned=(),
     )
     return writer.write(_prepare(images, preparation), decoding, batch_size=_BATCH)
-
-
-class _PublishedWords:
-    """A tokenizer of Hugging Face, which may not know every token of the model, such as that before the first word."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return str(self._tokenizer.decode([int(one) for one in ids], skip_special_tokens=True)).strip()
-
-    def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-        return [self._tokenizer.id_to_token(int(one)) or "" for one in ids]
 
 
 def convert(

@@ -35,7 +35,7 @@ Captured = pytest.CaptureFixture[str]
             ["--model.fusion {concat,cross_attention,word_by_word}", "--caption-weight", "--json"],
         ),
         ("evaluate --help", ["RUN", "--data.path", "--data.split", "--decoding.method", "--json"]),
-        ("caption --help", ["RUN PHOTO [PHOTO ...]", "--decoding.num-beams", "--json"]),
+        ("caption --help", ["[RUN] PHOTO [PHOTO ...]", "--weights", "--decoding.num-beams", "--json"]),
         (
             "bench --help",
             ["WORKLOAD is forward, train, ops, decode, scaling or ahead:", "steps of training, beside the peers"],

@@ -355,7 +355,7 @@ DECODERS = [
         "TransformerDecoder-as-BERT",
         lambda dtype: models.TransformerDecoder(
             VOCABULARY,
-            6,
+            14,
             num_layers=2,
             num_heads=2,
             max_length=13,

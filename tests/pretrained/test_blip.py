@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fusionjax.pretrained.resnet import RESNET_TORCHVISION, ResNetSizes
 from fusionjax.pretrained.rows import tensors_from
 from fusionjax.recipes import weights
 from fusionjax.recipes.config import DecodingConfig
+from fusionjax.recipes.writing import CaptionWriter
 from tests.contracts.parameters import draw_variables, fast_jit
 from tests.parity.reference import reference
 from tests.parity.torch_cnns import read_shapes
@@ -116,34 +118,24 @@ def test_captions_are_theirs_word_for_word(loaded: pretrained.Pretrained, prompt
     assert (ends.start, ends.end, ends.max_length) == (START, END, 17)
 
     @fast_jit
-    def write(variables: Any, images: Any) -> Any:
-        def search(num_beams: int, length_penalty: float = 1.0) -> Any:
-            return models.generate(
-                loaded.model,
-                variables,
-                images,
-                max_length=BLIP_LENGTH,
-                method="beam" if num_beams > 1 else "greedy",
-                num_beams=num_beams,
-                length_penalty=length_penalty,
-                prompt=prompt,
-                start_token=ends.start,
-                end_token=ends.end,
-                banned_tokens=(),
-            )
-
-        return {name: search(**settings) for name, settings in BLIP_SEARCHES.items()}
+    def write(variables: Any, images: Any, length_penalty: Any) -> Any:
+        settings = {"max_length": BLIP_LENGTH, "prompt": prompt, "banned_tokens": ()}
+        search = functools.partial(
+            models.generate, loaded.model, variables, images, start_token=ends.start, end_token=ends.end, **settings
+        )
+        return {1: search(method="greedy"), 3: search(num_beams=3, length_penalty=length_penalty)}
 
     lengths = []
-    for name, written in write(loaded.variables, arrays()["images"]).items():
-        kind = f"{name} after a prompt" if prompt else name
+    for name, settings in BLIP_SEARCHES.items():
+        kind, beams = f"{name} after a prompt" if prompt else name, settings["num_beams"]
+        written = write(loaded.variables, arrays()["images"], settings.get("length_penalty", 1.0))[beams]
         for row, sequence in enumerate(arrays()[kind]):
             words = sequence[1 + len(prompt) :].tolist()
             # Theirs repeats a token after the end.
             words = words[: words.index(END) + 1] if END in words else words
             lengths.append(len(words))
             assert written.tokens[row, : written.lengths[row]].tolist() == words, kind
-        if name != "greedy":
+        if beams > 1:
             np.testing.assert_allclose(written.scores[:, 0], arrays()[f"scores of {kind}"], rtol=1e-4)
     assert len(set(lengths)) > 2
 
@@ -272,19 +264,27 @@ def test_the_command_writes_what_transformers_writes(
 
 
 def test_every_way_to_decode(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ways = [
-        DecodingConfig(length_penalty=0.0),
-        DecodingConfig(num_beams=2),
-        DecodingConfig(method="sample", top_k=5, seed=3),
-    ]
-    caption = functools.partial(weights.caption, folder, photographs(folder), max_length=BLIP_LENGTH)
-    best, *_ = found = [caption(decoding=way) for way in ways]
-    # What is ended at once, has no words, and is likelier than whatever has some.
-    assert [one.words for one in best] == [()] * 3 and [one.caption for one in best] == [""] * 3
-    assert len({tuple(one.words for one in each) for each in found}) == 3
+    found = weights.caption(
+        folder, photographs(folder), max_length=BLIP_LENGTH, decoding=DecodingConfig(length_penalty=0.0)
+    )
+    # What is ended at once has no words, and is likelier than whatever has some.
+    assert [(one.words, one.caption) for one in found] == [((), "")] * 3
     words = ["caption", photographs(folder)[0], "--weights", str(folder), "--max-length", str(BLIP_LENGTH)]
-    assert main([*words, "--decoding.length-penalty", "0"]) == 0
-    assert capsys.readouterr().out == f"{photographs(folder)[0]}:   ({best[0].log_probability:.2f})\n"
+    assert main([*words, "--prompt", "a dog", "--decoding.method", "sample", "--decoding.top-k", "5"]) == 0
+    assert re.fullmatch(rf"{photographs(folder)[0]}: a dog.*  \(-\d+\.\d\d\)\n", capsys.readouterr().out)
+
+
+def test_heat_maps_are_those_of_the_words_after_the_prompt(loaded: pretrained.Pretrained, folder: Path) -> None:
+    words = weights.PublishedWords(pretrained.read_tokenizer(folder))
+    before = (START, *BLIP_PROMPT)
+    writer = CaptionWriter(loaded.model, loaded.variables, words, 13, before=before, end=END, banned=())
+    (written,) = writer.write(arrays()["images"][:1], DecodingConfig(method="greedy"), look=True)
+    ids = arrays()["greedy after a prompt"][0].tolist()
+    ids = ids[: ids.index(END)]
+    assert written.caption == words.decode(ids[1:]) and written.words == tuple(words.tokens(ids[4:]))
+    batch = {"image": arrays()["images"][:1], "text": np.array([[*ids, END]])}
+    attention = fast_jit(loaded.model.apply)(loaded.variables, batch).attention[0, 3:-1]
+    np.testing.assert_allclose(written.attention, attention.reshape(-1, 4, 4), rtol=1e-4, atol=1e-6)
 
 
 def test_what_cannot_be_used_is_told_in_one_line(
