@@ -115,16 +115,22 @@ class EvaluateOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionOptions:
-    """Captions for photographs.
+    """Captions for photographs, by a run of captioning or by published weights.
 
     Attributes:
-        run: the run directory.
-        photographs: image files.
+        inputs: image files; before them, without --weights, the run directory.
+        weights: a file, a folder, or the id of a model of the Hugging Face hub.
+        architecture: of the weights; told from the tensors if not given.
+        prompt: words with which every caption of the weights begins, such as `a photo of`.
+        max_length: tokens that the weights write at most, after the prompt and with the end; 30 if not given.
         decoding: how captions are written.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    photographs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO [PHOTO ...]")]
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN] PHOTO [PHOTO ...]")]
+    weights: str | None = None
+    architecture: str | None = None
+    prompt: str = ""
+    max_length: int | None = None
     decoding: DecodingChanges = DecodingChanges()
 
 
@@ -284,24 +290,34 @@ def evaluate(words: Sequence[str]) -> Result:
 
 
 def caption(words: Sequence[str]) -> Result:
-    """`fusionjax caption RUN PHOTO ...`.
+    """`fusionjax caption RUN PHOTO ...`, or `fusionjax caption PHOTO ... --weights FILE`.
 
     Args:
-        words: the run directory, photographs and options.
+        words: photographs, after the run directory where there is one, and options.
 
     Returns:
         A list of `{image, caption, log_probability}`.
 
     Raises:
-        InputError: the run or a photograph cannot be used.
+        InputError: the run, the weights or a photograph cannot be used.
     """
     options = parse(CaptionOptions, "fusionjax caption", words)
-    if not options.photographs:
-        raise InputError("caption needs at least one photograph after the run; got none. Name image files.")
-    written = recipes.captioning.caption(options.run, options.photographs, options.decoding.apply)
+    photographs = _photographs("caption", options)
+    if options.weights:
+        written = recipes.weights.caption(
+            options.weights,
+            photographs,
+            architecture=options.architecture,
+            prompt=options.prompt,
+            max_length=options.max_length,
+            decoding=options.decoding.apply(DecodingConfig()),
+        )
+    else:
+        _refuse(options, "architecture", "prompt", "max_length", use="--weights", instead="a run")
+        written = recipes.captioning.caption(options.inputs[0], photographs, options.decoding.apply)
     rows = [
         {"image": photograph, "caption": one.caption, "log_probability": one.log_probability}
-        for photograph, one in zip(options.photographs, written, strict=True)
+        for photograph, one in zip(photographs, written, strict=True)
     ]
     return Result(rows, "\n".join(f"{row['image']}: {row['caption']}  ({row['log_probability']:.2f})" for row in rows))
 
@@ -337,12 +353,12 @@ def classify(words: Sequence[str]) -> Result:
         InputError: the weights, the run, a photograph or the classes cannot be used.
     """
     options = parse(ClassifyOptions, "fusionjax classify", words)
-    photographs = options.inputs if options.weights else options.inputs[1:]
-    if not photographs:
-        after = "" if options.weights else " after the run"
-        raise InputError(f"classify needs at least one photograph{after}; got none. Name image files.")
-    _check_used(options)
+    photographs = _photographs("classify", options)
     if options.weights:
+        if options.classes:
+            _refuse(options, "labels", use="a classifier's own classes", instead="--classes")
+        else:
+            _refuse(options, "templates", use="--classes", instead="none")
         found = recipes.weights.classify(
             options.weights,
             photographs,
@@ -353,6 +369,7 @@ def classify(words: Sequence[str]) -> Result:
             top=options.top,
         )
     else:
+        _refuse(options, "architecture", "labels", use="--weights", instead="a run")
         found = recipes.retrieval.classify(
             options.inputs[0],
             photographs,
@@ -371,15 +388,18 @@ def classify(words: Sequence[str]) -> Result:
     return Result(rows, "\n".join(lines))
 
 
-def _check_used(options: ClassifyOptions) -> None:
+def _photographs(command: str, options: CaptionOptions | ClassifyOptions) -> tuple[str, ...]:
+    """The image files, which follow the run directory where no weights are given."""
+    photographs = options.inputs if options.weights else options.inputs[1:]
+    if not photographs:
+        after = "" if options.weights else " after the run"
+        raise InputError(f"{command} needs at least one photograph{after}; got none. Name image files.")
+    return photographs
+
+
+def _refuse(options: CaptionOptions | ClassifyOptions, *names: str, use: str, instead: str) -> None:
     """Refuses what would have no effect."""
-    if not options.weights:
-        given = [f"--{name}" for name in ("architecture", "labels") if getattr(options, name)]
-        use, instead = "--weights", "a run"
-    elif options.classes:
-        given, use, instead = ["--labels"] if options.labels else [], "a classifier's own classes", "--classes"
-    else:
-        given, use, instead = ["--templates"] if options.templates else [], "--classes", "none"
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, "", ())]
     if given:
         raise InputError(f"{' and '.join(given)} can be used with {use} only; got {instead}. Leave out one of the two.")
 

@@ -23,6 +23,8 @@ commands:
   evaluate RUN      the metrics of a trained run, also on other data
   caption RUN PHOTO [PHOTO ...]
                     captions for photographs
+  caption PHOTO [PHOTO ...] --weights FILE
+                    captions by published weights
   ask RUN PHOTO QUESTION
                     an answer to a question about a photograph
   search RUN TEXT --images DIR

@@ -139,6 +139,16 @@ class Tokenizer:
         known = [number for number in self._words_of([text])[0] if number not in self._frame.special]
         return any(self._model.decode([number], skip_special_tokens=False).strip() for number in known)
 
+    def words(self, text: str) -> list[int]:
+        """Gives the tokens of a text alone, without start, end and padding, however many.
+
+        Example:
+            >>> tokenizer = train_tokenizer(["a dog"])
+            >>> tokenizer.words("a dog") == tokenizer.encode("a dog", 4)[1:3].tolist()
+            True
+        """
+        return self._words_of([text])[0]
+
     def _words_of(self, texts: Sequence[str]) -> list[list[int]]:
         return [one.ids for one in self._model.encode_batch(list(texts), add_special_tokens=False)]
 

@@ -69,8 +69,11 @@ def beam_search(
 
     Candidates, all continuations of all beams, compete by log-probability / length^length_penalty, so by the mean over
     the words at penalty 1 and by the sum at 0. A beam that has ended competes as it is, for free. With one beam this is
-    greedy search; with as many beams as there are sequences it is exhaustive. Rows are laid out example by example: the
-    step sees batch x num_beams rows, those of one example side by side, and only the carry follows the chosen beams.
+    greedy search; with as many beams as there are sequences it is exhaustive. transformers has the same scores, but
+    sets a beam that has ended aside and follows num_beams open ones while they may win, so that another sequence can.
+
+    Rows are laid out example by example: the step sees batch x num_beams rows, those of one example side by side, and
+    only the carry follows the chosen beams.
 
     Args:
         step: `step(carry, tokens[rows]) -> (carry, logits[rows, vocab_size])`, closing over what is constant.

@@ -3,9 +3,10 @@
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-ActivationKind = Literal["gelu_tanh", "gelu_exact", "quick_gelu", "relu"]
+ActivationKind = Literal["gelu_tanh", "gelu_exact", "quick_gelu", "relu", "tanh"]
 
 
 def activate(values: Float[Array, "..."], kind: ActivationKind) -> Float[Array, "..."]:
@@ -40,4 +41,6 @@ def activate(values: Float[Array, "..."], kind: ActivationKind) -> Float[Array, 
         return values * jax.nn.sigmoid(1.702 * values)
     if kind == "relu":
         return jax.nn.relu(values)
+    if kind == "tanh":
+        return jnp.tanh(values)
     raise ValueError(f"activation must be one of {', '.join(get_args(ActivationKind))}; got {kind!r}. Choose one.")

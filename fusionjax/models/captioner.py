@@ -1,6 +1,6 @@
 """Captioning: an image encoder and a decoder that writes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -19,8 +19,8 @@ class CaptionerOutput:
     Attributes:
         logits: for each word after the first; `[batch, (captions,) length - 1, vocab_size]`. Position t is for token
             t + 1.
-        attention: how much each of them looked at each cell of the image, sums to 1 over cells;
-            `[batch, (captions,) length - 1, cells]`; None where the decoder does not look.
+        attention: how much each of them looked at each cell of the image, `[batch, (captions,) length - 1, cells]`;
+            sums to 1 over cells, or less where the decoder also reads the pooled vector; None where it does not look.
     """
 
     logits: jax.Array
@@ -151,6 +151,10 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    prompt: Sequence[int] = (),
+    start_token: int = 1,
+    end_token: int = 2,
+    banned_tokens: Sequence[int] = (0, 1, 3),
 ) -> decoding.DecodingOutput | decoding.BeamSearchOutput:
     """Writes a caption for each image; the whole of it compiles as one program under `jax.jit`.
 
@@ -158,7 +162,7 @@ def generate(
         model: a `Captioner`, or another with its methods `prepare` and `step`.
         variables: its parameters and other collections.
         images: `[batch, height, width, channels]`, or whatever else the model's `prepare` takes.
-        max_length: tokens at most, the end token included.
+        max_length: tokens at most, the end token included and the prompt not.
         method: `"beam"`, `"greedy"` or `"sample"`.
         num_beams: for `"beam"`.
         length_penalty: for `"beam"`: log-probabilities are divided by length to this power.
@@ -168,13 +172,19 @@ def generate(
         temperature: for `"sample"`.
         top_k: for `"sample"`; None or 0 leaves all words.
         top_p: for `"sample"`; None leaves all words.
+        prompt: tokens with which every caption begins; they are read before the first is written, and are not among
+            the result's.
+        start_token: what is read first.
+        end_token: the token that ends a caption.
+        banned_tokens: never written; by default padding, start and unknown of our tokenizers. Probabilities are those
+            among the others.
 
     Returns:
         Tokens `[batch (* num_samples), max_length]`, their log-probabilities and lengths, one each; of a beam search
         also all beams and their scores.
 
     Raises:
-        ValueError: an unknown method, or sampling without a key.
+        ValueError: an unknown method, sampling without a key, or a prompt with tokens that do not exist.
 
     Example:
         >>> import functools
@@ -186,13 +196,21 @@ def generate(
         >>> jax.eval_shape(write, variables, images).tokens.shape
         (2, 7)
     """
-    memory, carry = model.apply(variables, images, max_length, method="prepare")
+    memory, carry = model.apply(variables, images, max_length + len(prompt), method="prepare")
 
     def step(carry: Any, tokens: jax.Array) -> Any:
         return model.apply(variables, memory, carry, tokens, method="step")
 
     batch = jax.tree.leaves(carry)[0].shape[0]
-    sizes: dict[str, Any] = {"batch": batch, "max_length": max_length}
+    *before, start_token = start_token, *prompt
+    carry = _read(step, carry, before, batch)
+    sizes: dict[str, Any] = {
+        "batch": batch,
+        "max_length": max_length,
+        "start_token": start_token,
+        "end_token": end_token,
+        "banned_tokens": banned_tokens,
+    }
     if method == "greedy":
         return decoding.greedy_search(step, carry, **sizes)
     if method == "beam":
@@ -201,8 +219,25 @@ def generate(
         raise ValueError(f"method must be 'beam', 'greedy' or 'sample'; got {method!r}. Choose one.")
     if key is None:
         raise ValueError("sampling needs a random key; got None. Pass key=jax.random.key(seed).")
-    rows = batch * num_samples
+    sizes["batch"] = batch * num_samples
     carry = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_samples, axis=0), carry)
-    return decoding.sample(
-        step, carry, key, temperature=temperature, top_k=top_k or None, top_p=top_p, batch=rows, max_length=max_length
-    )
+    return decoding.sample(step, carry, key, temperature=temperature, top_k=top_k or None, top_p=top_p, **sizes)
+
+
+def _read(
+    step: Callable[[Any, jax.Array], tuple[Any, jax.Array]], carry: Any, tokens: Sequence[int], batch: int
+) -> Any:
+    """Reads the same tokens in every row, one after the other, and writes none."""
+    if not tokens:
+        return carry
+    _, logits = jax.eval_shape(step, carry, jax.ShapeDtypeStruct((batch,), jnp.int32))
+    if min(tokens) < 0 or max(tokens) >= logits.shape[1]:
+        raise ValueError(
+            f"the prompt's tokens must lie in [0, vocab_size) = [0, {logits.shape[1]}); got {list(tokens)}. Encode it "
+            "with the model's own tokenizer."
+        )
+
+    def read(carry: Any, token: jax.Array) -> tuple[Any, None]:
+        return step(carry, jnp.full(batch, token))[0], None
+
+    return jax.lax.scan(read, carry, jnp.array(tokens, jnp.int32))[0]

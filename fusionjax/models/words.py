@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
+from fusionjax.layers.activations import ActivationKind, activate
+
 
 @flax.struct.dataclass
 class DecoderOutput:
@@ -68,13 +70,15 @@ class WordTable(nn.Module):
     """One table of word vectors that embeds tokens and scores the next ones.
 
     embed(w) = scale E[w]; logits(x) = scale E tanh(W x + b) + d. Sharing the table halves the parameters and helps
-    where captions are few.
+    where captions are few. BERT has another nonlinearity, and normalises what it gives before the product with E.
 
     Attributes:
         vocab_size: rows of the table.
         features: width of a word vector.
-        dropout_rate: on the embedded words, on x and on the tanh.
+        dropout_rate: on the embedded words, on x and on what is multiplied with the table.
         scale: of embeddings and logits; vectors start with length 1.
+        activation: the nonlinearity of the logits, see `fusionjax.layers.activations.activate`.
+        norm_epsilon: added to the variance of the normalisation after it; None for no normalisation.
         dtype: of the computation.
         param_dtype: of the parameters.
         projected_features: width of a second table, from which words come in: scale E W_x + b of the layer that reads
@@ -91,12 +95,15 @@ class WordTable(nn.Module):
 
     References:
         Press and Wolf, "Using the Output Embedding to Improve Language Models", 2017, arXiv:1608.05859.
+        With a normalisation: Devlin et al., "BERT", 2019, arXiv:1810.04805, in its published code.
     """
 
     vocab_size: int
     features: int
     dropout_rate: float = 0.0
     scale: float = 4.0
+    activation: ActivationKind = "tanh"
+    norm_epsilon: float | None = None
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     projected_features: int | None = None
@@ -110,6 +117,8 @@ class WordTable(nn.Module):
             self.projected_table = self.param("projected_table", init, projected, self.param_dtype)
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,), self.param_dtype)
         self.project = nn.Dense(self.features, dtype=self.dtype, param_dtype=self.param_dtype)
+        if self.norm_epsilon is not None:
+            self.norm = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, param_dtype=self.param_dtype)
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def __call__(self, tokens: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -142,6 +151,7 @@ class WordTable(nn.Module):
         Returns:
             `[..., vocab_size]`.
         """
-        projected = jnp.tanh(self.project(self.dropout(hidden, deterministic=deterministic)))
+        projected = activate(self.project(self.dropout(hidden, deterministic=deterministic)), self.activation)
+        projected = projected if self.norm_epsilon is None else self.norm(projected)
         projected = self.dropout(projected, deterministic=deterministic)
         return projected @ self.table.astype(projected.dtype).T * self.scale + self.bias.astype(projected.dtype)

@@ -1,6 +1,6 @@
 """Weights of other libraries, in and out."""
 
-from fusionjax.pretrained.architecture import Architecture, ImagePreparation
+from fusionjax.pretrained.architecture import Architecture, CaptionTokens, ImagePreparation
 from fusionjax.pretrained.layouts import Layout
 from fusionjax.pretrained.loading import Pretrained, find_architecture, load, rename, save
 from fusionjax.pretrained.recurrent import rnn_from_linen, rnn_from_torch, rnn_to_linen, rnn_to_torch
@@ -10,6 +10,7 @@ from fusionjax.pretrained.rows import Row
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
+    "CaptionTokens",
     "ImagePreparation",
     "Layout",
     "Pretrained",

@@ -12,6 +12,21 @@ from fusionjax.pretrained.rows import Row, Shapes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionTokens:
+    """How a captioner was taught to begin and to end.
+
+    Attributes:
+        start: the token that is read before the first word.
+        end: the token that ends a caption.
+        max_length: tokens that can be read at most, the start and a prompt included.
+    """
+
+    start: int
+    end: int
+    max_length: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
     """A family of models under the names of one library, such as ResNets as torchvision has them.
 
@@ -26,6 +41,8 @@ class Architecture:
         preparation: of photographs; None for a model that takes none.
         tokenizer: kind of the tokenizer; None for a model that reads no text. Its sizes then have `vocab_size` and
             `max_length`.
+        caption_tokens: with which it writes; None for a model that writes nothing.
+        copies: tensors that only repeat another, by name: files may hold them too, or in place of the other.
         hub_config: the `config.json` with which the other library loads what we save; None where it has none.
     """
 
@@ -37,4 +54,6 @@ class Architecture:
     is_ignored: Callable[[str], bool] = lambda name: False
     preparation: Callable[[Any], ImagePreparation | None] = lambda sizes: None
     tokenizer: TokenizerKind | None = None
+    caption_tokens: Callable[[Any], CaptionTokens | None] = lambda sizes: None
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     hub_config: Callable[[Any], Mapping[str, Any]] | None = None

@@ -11,11 +11,11 @@ from fusionjax.encoders.text_transformer import TextPooling, TextTransformer
 from fusionjax.layers.activations import ActivationKind
 from fusionjax.pretrained.architecture import Architecture
 from fusionjax.pretrained.counting import count_layers
-from fusionjax.pretrained.rows import Row, Shapes, dense_rows
+from fusionjax.pretrained.rows import Row, Shapes, dense_rows, norm_rows
 from fusionjax.pretrained.transformer_parts import (
     activation_from,
     activation_name,
-    attention_rows,
+    bert_block_rows,
     count_heads,
     has_more,
     is_position_counter,
@@ -122,23 +122,13 @@ def _build(sizes: BertSizes) -> TextTransformer:
 
 
 def _rows(names: _Names, sizes: BertSizes) -> list[Row]:
-    def norm(ours: str, theirs: str) -> list[Row]:
-        leaves = zip(("scale", "bias"), names.norm, strict=True)
-        return [Row((f"params/{ours}/{leaf}",), f"{names.prefix}{theirs}.{name}") for leaf, name in leaves]
-
     rows = [
         Row((f"params/{ours}_embedding/embedding",), f"{names.prefix}embeddings.{theirs}_embeddings.weight")
         for ours, theirs in (("token", "word"), ("position", "position"), ("segment", "token_type"))
     ]
-    rows += norm("embedding_norm", "embeddings.LayerNorm")
+    rows += norm_rows("embedding_norm", f"{names.prefix}embeddings.LayerNorm", names.norm)
     for layer in range(sizes.num_layers):
-        ours, theirs = f"block_{layer}", f"encoder.layer.{layer}"
-        parts = ("self.query", "self.key", "self.value")
-        rows += attention_rows(f"{ours}/self_attention", f"{names.prefix}{theirs}.attention", parts, "output.dense")
-        rows += norm(f"{ours}/self_attention_norm", f"{theirs}.attention.output.LayerNorm")
-        rows += dense_rows(f"{ours}/mlp_in", f"{names.prefix}{theirs}.intermediate.dense")
-        rows += dense_rows(f"{ours}/mlp_out", f"{names.prefix}{theirs}.output.dense")
-        rows += norm(f"{ours}/mlp_norm", f"{theirs}.output.LayerNorm")
+        rows += bert_block_rows(f"block_{layer}", f"{names.prefix}encoder.layer.{layer}", norm=names.norm)
     return rows + (dense_rows("pooler", f"{names.prefix}pooler.dense") if sizes.use_pooler else [])
 
 

@@ -18,7 +18,8 @@ from flax.typing import Dtype
 from fusionjax import data
 from fusionjax.data.published_tokenizer import TOKENIZER_FILES
 from fusionjax.errors import InputError
-from fusionjax.pretrained.architecture import Architecture, ImagePreparation
+from fusionjax.pretrained.architecture import Architecture, CaptionTokens, ImagePreparation
+from fusionjax.pretrained.copies import check_copies, without_copies
 from fusionjax.pretrained.files import Weights, open_weights, read_json, write_safetensors
 from fusionjax.pretrained.preparation import PREPROCESSOR, read_timm, read_transformers, to_transformers
 from fusionjax.pretrained.registry import ARCHITECTURES
@@ -70,6 +71,11 @@ class Pretrained:
             )
         return tokenizer
 
+    @property
+    def caption_tokens(self) -> CaptionTokens | None:
+        """With which captions begin and end; None for a model that writes none."""
+        return self.architecture.caption_tokens(self.sizes)
+
 
 def load(
     source: str | Path,
@@ -96,11 +102,13 @@ def load(
         The model and its variables.
 
     Raises:
-        InputError: the weights cannot be read, or are of no or another architecture.
+        InputError: the weights cannot be read, are of no or another architecture, or hold a tensor twice with different
+            values.
     """
-    weights = open_weights(source)
-    found, sizes = _recognise(weights, architecture)
-    model, sizes, preparation = _prepare(found, sizes, weights)
+    opened = open_weights(source)
+    found, sizes = _recognise(opened, architecture)
+    weights = without_copies(opened, found.copies)
+    model, sizes, preparation = _prepare(found, sizes, opened)
     expected = _cast(jax.eval_shape(lambda: model.init(jax.random.key(0), *found.example(sizes))), param_dtype)
     variables = variables_from(
         found.rows(sizes),
@@ -111,7 +119,8 @@ def load(
         place=_placing(sharding),
         source=str(source),
     )
-    return Pretrained(found, sizes, model, variables, _labels(weights), preparation, weights.folder)
+    check_copies(opened, found.copies, str(source))
+    return Pretrained(found, sizes, model, variables, _labels(opened), preparation, opened.folder)
 
 
 def save(folder: str | Path, pretrained: Pretrained) -> None:
@@ -199,7 +208,7 @@ def find_architecture(name: str, among: Sequence[Architecture] = ARCHITECTURES) 
 def _recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
     candidates = ARCHITECTURES if name is None else (find_architecture(name),)
     for one in candidates:
-        sizes = one.recognise(weights.shapes, weights.config)
+        sizes = one.recognise(without_copies(weights, one.copies).shapes, weights.config)
         if sizes is not None:
             return one, sizes
     some = ", ".join(sorted(weights.shapes)[:3]) or "no tensors"

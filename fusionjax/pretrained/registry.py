@@ -8,6 +8,7 @@ from fusionjax.pretrained.bert import (
     BERT_TRANSFORMERS,
     SENTENCE_BERT_TRANSFORMERS,
 )
+from fusionjax.pretrained.blip import BLIP_TRANSFORMERS
 from fusionjax.pretrained.clip import CLIP_TRANSFORMERS
 from fusionjax.pretrained.convnext import CONVNEXT_TIMM, CONVNEXT_TORCHVISION, CONVNEXT_TRANSFORMERS
 from fusionjax.pretrained.efficientnet_lite import EFFICIENTNET_LITE_ORIGINAL, EFFICIENTNET_LITE_TIMM
@@ -37,4 +38,5 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     SENTENCE_BERT_TRANSFORMERS,
     CLIP_TRANSFORMERS,
     SIGLIP_TRANSFORMERS,
+    BLIP_TRANSFORMERS,
 )

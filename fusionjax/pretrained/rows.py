@@ -70,12 +70,13 @@ def dense_rows(ours: str, theirs: str, *, has_bias: bool = True, layout: Layout 
     return rows + [Row((f"params/{ours}/bias",), f"{theirs}.bias")] * has_bias
 
 
-def norm_rows(ours: str, theirs: str) -> list[Row]:
+def norm_rows(ours: str, theirs: str, leaves: tuple[str, str] = ("weight", "bias")) -> list[Row]:
     """The rows of a layer or group normalisation.
 
     Args:
         ours: path of the layer below `params`.
         theirs: its name.
+        leaves: names of its two tensors.
 
     Returns:
         Two rows.
@@ -85,8 +86,8 @@ def norm_rows(ours: str, theirs: str) -> list[Row]:
         ['ln_1.weight', 'ln_1.bias']
     """
     return [
-        Row((f"params/{ours}/scale",), f"{theirs}.weight"),
-        Row((f"params/{ours}/bias",), f"{theirs}.bias"),
+        Row((f"params/{ours}/{leaf}",), f"{theirs}.{name}")
+        for leaf, name in zip(("scale", "bias"), leaves, strict=True)
     ]
 
 

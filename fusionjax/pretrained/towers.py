@@ -1,4 +1,4 @@
-"""What the tables of CLIP and SigLIP share."""
+"""What the tables of CLIP, SigLIP and BLIP share."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,9 @@ from fusionjax.pretrained.transformer_parts import (
 )
 
 IMAGE, TEXT = "vision_model", "text_model"
+
+# Of the perceptrons: of a tower, then of a block.
+FIRST_KERNEL = "{}.encoder.layers.{{}}.mlp.fc1.weight"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,26 +89,28 @@ def config_of(config: Mapping[str, Any], part: str) -> dict[str, Any]:
     return {**(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
 
 
-def tower_sizes(shapes: Shapes, part: str, config: Mapping[str, Any], *, act: str, epsilon: float) -> TowerSizes | None:
+def tower_sizes(
+    shapes: Shapes, layers: str, config: Mapping[str, Any], *, act: str, epsilon: float, is_text: bool = False
+) -> TowerSizes | None:
     """The size of a tower.
 
     Args:
         shapes: of the tensors by name.
-        part: `IMAGE` or `TEXT`.
+        layers: name of the first kernel of the perceptrons, with `{}` where the number of the block stands.
         config: of the tower.
         act: name in transformers of its activation where the config has none.
         epsilon: of its normalisations, likewise.
+        is_text: whether it reads texts.
 
     Returns:
         The size; None where it is no such tower.
     """
-    layers = f"{part}.encoder.layers.{{}}.mlp.fc1.weight"
     num_layers = count_layers(shapes, layers)
     activation = activation_from(config.get("hidden_act", act))
     if not num_layers or activation is None:
         return None
     mlp_features, features = shapes[layers.format(0)]
-    num_heads = count_heads(features, config, is_text=part == TEXT)
+    num_heads = count_heads(features, config, is_text=is_text)
     if num_heads is None:
         return None
     return TowerSizes(
@@ -148,7 +153,9 @@ def two_tower_sizes(
     words = shapes.get(f"{TEXT}.embeddings.token_embedding.weight", (0,))[0]
     length = shapes.get(f"{TEXT}.embeddings.position_embedding.weight", (0,))[0]
     towers = [
-        tower_sizes(shapes, name, config_of(config, part), act=act, epsilon=epsilon)
+        tower_sizes(
+            shapes, FIRST_KERNEL.format(name), config_of(config, part), act=act, epsilon=epsilon, is_text=name == TEXT
+        )
         for name, part in ((IMAGE, "vision"), (TEXT, "text"))
     ]
     if not patch_size or not side or not words or not length or towers[0] is None or towers[1] is None:

@@ -107,6 +107,35 @@ def attention_rows(ours: str, theirs: str, names: Sequence[str], out: str) -> li
     return rows + dense_rows(f"{ours}/out", f"{theirs}.{out}")
 
 
+def bert_block_rows(
+    ours: str, theirs: str, *, norm: tuple[str, str] = ("weight", "bias"), has_cross_attention: bool = False
+) -> list[Row]:
+    """The rows of a block as BERT has it, which ends in a normalisation.
+
+    Args:
+        ours: path of the block below `params`.
+        theirs: its name.
+        norm: names of a normalisation's two tensors.
+        has_cross_attention: whether it also reads a memory.
+
+    Returns:
+        The rows.
+
+    Example:
+        >>> [row.theirs for row in bert_block_rows("block_0", "layer.0")][-2:]
+        ['layer.0.output.LayerNorm.weight', 'layer.0.output.LayerNorm.bias']
+    """
+    rows = []
+    parts = (("self_attention", "attention"), ("cross_attention", "crossattention"))
+    for part, name in parts if has_cross_attention else parts[:1]:
+        name = f"{theirs}.{name}"
+        rows += attention_rows(f"{ours}/{part}", name, ("self.query", "self.key", "self.value"), "output.dense")
+        rows += norm_rows(f"{ours}/{part}_norm", f"{name}.output.LayerNorm", norm)
+    rows += dense_rows(f"{ours}/mlp_in", f"{theirs}.intermediate.dense")
+    rows += dense_rows(f"{ours}/mlp_out", f"{theirs}.output.dense")
+    return rows + norm_rows(f"{ours}/mlp_norm", f"{theirs}.output.LayerNorm", norm)
+
+
 def patch_layout(patch_size: int, channels: int = 3) -> Layout:
     """A convolution without overlap as the kernel of a dense layer that reads whole patches.
 

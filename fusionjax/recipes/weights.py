@@ -1,4 +1,4 @@
-"""Published weights at work: photographs named by a trained classifier, and weights brought to other names."""
+"""Published weights at work: photographs named or described, and weights brought to other names."""
 
 import hashlib
 import os
@@ -12,12 +12,16 @@ import numpy as np
 
 from fusionjax import data, models, pretrained
 from fusionjax.errors import InputError
+from fusionjax.recipes.config import DecodingConfig
 from fusionjax.recipes.embedder import Embedder
 from fusionjax.recipes.labels import Label, most_probable
+from fusionjax.recipes.writing import CaptionWriter, Written
 from fusionjax.recipes.zero_shot import TEMPLATES, check_prompts, name_classes
 
 _BATCH = 8
 _ENCODED = 32  # photographs that are encoded at a time
+_CAPTION_LENGTH = 30
+_NO_TOKENIZER = "{} must have a tokenizer beside the weights; there is none. Give a folder with its tokenizer.json."
 
 
 def classify(
@@ -103,9 +107,7 @@ def load_embedder(weights: str | Path, *, architecture: str | None = None) -> Em
             f"{weights} must hold weights of a model of images and texts; got {loaded.architecture.name}. Give others."
         )
     if loaded.tokenizer is None:
-        raise InputError(
-            f"{weights} must have a tokenizer beside the weights; there is none. Give a folder with its tokenizer.json."
-        )
+        raise InputError(_NO_TOKENIZER.format(weights))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = weights if loaded.folder is None else loaded.folder.resolve()
     return Embedder(
@@ -119,6 +121,61 @@ def load_embedder(weights: str | Path, *, architecture: str | None = None) -> Em
         batch_size=_ENCODED,
         indexes=cache / "fusionjax" / "indexes" / hashlib.sha256(str(place).encode()).hexdigest()[:16],
     )
+
+
+def caption(
+    weights: str | Path,
+    photographs: Sequence[str | Path],
+    *,
+    architecture: str | None = None,
+    prompt: str = "",
+    max_length: int | None = None,
+    decoding: DecodingConfig = DecodingConfig(),
+) -> list[Written]:
+    """Describes photographs by a captioner with published weights, whose tokenizer lies beside them.
+
+    Args:
+        weights: a file, a folder, or the id of a model of the Hugging Face hub.
+        photographs: image files.
+        architecture: its name; None tells it from the tensors.
+        prompt: words with which every caption begins, such as `a photo of`.
+        max_length: tokens at most after the prompt, the end included; None for 30.
+        decoding: how captions are written. No token is banned, as in transformers.
+
+    Returns:
+        One `Written` a photograph; its caption begins with the prompt.
+
+    Raises:
+        InputError: the weights, their tokenizer, a photograph or the prompt cannot be used.
+    """
+    max_length = _CAPTION_LENGTH if max_length is None else max_length
+    if max_length < 1:
+        raise InputError(f"max_length must be at least 1; got {max_length}. Ask for {_CAPTION_LENGTH}.")
+    images = [data.load_image(photograph) for photograph in photographs]
+    loaded = pretrained.load(weights, architecture=architecture)
+    preparation, ends = loaded.preparation, loaded.caption_tokens
+    if preparation is None or ends is None or not isinstance(loaded.model, models.Captioner):
+        raise InputError(f"{weights} must hold weights of a captioner; got {loaded.architecture.name}. Give others.")
+    tokenizer = loaded.tokenizer
+    if tokenizer is None:
+        raise InputError(_NO_TOKENIZER.format(weights))
+    before = (ends.start, *tokenizer.words(prompt))
+    # The last token that is written is not read.
+    if len(before) + max_length - 1 > ends.max_length:
+        raise InputError(
+            f"prompt and caption must have at most {ends.max_length} tokens together; got {len(before) - 1} and "
+            f"{max_length}. Shorten the prompt, or lower max_length."
+        )
+    writer = CaptionWriter(
+        loaded.model,
+        loaded.variables,
+        tokenizer,
+        len(before) + max_length,
+        before=before,
+        end=ends.end,
+        banned=(),
+    )
+    return writer.write(np.stack([preparation(image) for image in images]), decoding, batch_size=_BATCH)
 
 
 def convert(

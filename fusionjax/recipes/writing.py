@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusionjax import data, losses, models
+from fusionjax import losses, models
+from fusionjax.data.tokenizer import END, PADDING, START, UNKNOWN, Tokenizer
 from fusionjax.recipes.config import DecodingConfig
-
-_END_TOKEN = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +19,8 @@ class Written:
 
     Attributes:
         caption: the sentence.
-        words: its tokens, the end token not among them.
-        log_probability: of the whole sentence with its end, natural logarithm.
+        words: its tokens, those of a prompt and the end token not among them.
+        log_probability: of the whole sentence with its end, given the prompt; natural logarithm.
         attention: share of each image cell at each word, `[words, rows, columns]`; None where the decoder does not
             look.
     """
@@ -38,14 +37,26 @@ class CaptionWriter:
     Args:
         model: the Linen module.
         variables: its collections.
-        tokenizer: text to tokens and back.
-        max_length: tokens of a caption, start and end included.
+        tokenizer: tokens to text.
+        max_length: tokens of a caption, those before the first word and the end included.
+        before: tokens before the first word: the start, and those of a prompt.
+        end: the token that ends a caption.
+        banned: tokens that are never written.
     """
 
     def __init__(
-        self, model: models.Captioner, variables: Mapping[str, Any], tokenizer: data.Tokenizer, max_length: int
+        self,
+        model: models.Captioner,
+        variables: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        max_length: int,
+        *,
+        before: tuple[int, ...] = (START,),
+        end: int = END,
+        banned: tuple[int, ...] = (PADDING, START, UNKNOWN),
     ) -> None:
         self.model, self.variables, self.tokenizer, self.max_length = model, variables, tokenizer, max_length
+        self._before, self._end, self._banned = before, end, banned
         self._generators: dict[DecodingConfig, Callable[..., Any]] = {}
         self._sums = jax.jit(self._cross_entropy)
         self._maps = jax.jit(self._attention)
@@ -74,10 +85,13 @@ class CaptionWriter:
             output = jax.device_get(generator(self.variables, padded, key))
             maps = jax.device_get(self._maps(self.variables, padded, output.tokens)) if look else None
             for row in range(len(part)):
-                written_tokens = output.tokens[row, : output.lengths[row]]
-                words = tuple(self.tokenizer.tokens(written_tokens[written_tokens != _END_TOKEN]))
-                attention = None if maps is None else maps[row, : len(words)]
-                caption = self.tokenizer.decode(output.tokens[row])
+                tokens = output.tokens[row, : output.lengths[row]]
+                # A published model may have tokens that its tokenizer does not: they make no text.
+                kept = np.flatnonzero((tokens != self._end) & (tokens < self.tokenizer.vocab_size))
+                tokens = tokens[kept]
+                words = tuple(self.tokenizer.tokens(tokens))
+                attention = None if maps is None else maps[row, kept]
+                caption = self.tokenizer.decode([*self._before[1:], *tokens.tolist()])
                 written.append(Written(caption, words, float(output.log_probabilities[row]), attention))
         return written
 
@@ -99,10 +113,13 @@ class CaptionWriter:
         return losses.cross_entropy(output.logits, targets, mask=targets != 0)
 
     def _attention(self, variables: Any, images: Any, tokens: Any) -> Any:
-        text = jnp.concatenate([jnp.ones_like(tokens[:, :1]), tokens], axis=1)
+        before = jnp.broadcast_to(jnp.array(self._before, tokens.dtype), (len(tokens), len(self._before)))
+        text = jnp.concatenate([before, tokens], axis=1)
         looked: Any = self.model.apply(variables, images, text, method=_look)
         output, features = looked
-        return None if output.attention is None else output.attention.reshape(*tokens.shape, *features.grid)
+        if output.attention is None:
+            return None
+        return output.attention[:, len(self._before) - 1 :].reshape(*tokens.shape, *features.grid)
 
     def _generator(self, decoding: DecodingConfig) -> Callable[..., Any]:
         if decoding not in self._generators:
@@ -112,7 +129,7 @@ class CaptionWriter:
                     self.model,
                     variables,
                     images,
-                    max_length=self.max_length - 1,
+                    max_length=self.max_length - len(self._before),
                     method=decoding.method,
                     num_beams=decoding.num_beams,
                     length_penalty=decoding.length_penalty,
@@ -120,6 +137,10 @@ class CaptionWriter:
                     temperature=decoding.temperature,
                     top_k=decoding.top_k,
                     top_p=decoding.top_p,
+                    prompt=self._before[1:],
+                    start_token=self._before[0],
+                    end_token=self._end,
+                    banned_tokens=self._banned,
                 )
 
             self._generators[decoding] = jax.jit(compute)

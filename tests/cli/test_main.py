@@ -35,7 +35,7 @@ Captured = pytest.CaptureFixture[str]
             ["--model.fusion {concat,cross_attention,word_by_word}", "--caption-weight", "--json"],
         ),
         ("evaluate --help", ["RUN", "--data.path", "--data.split", "--decoding.method", "--json"]),
-        ("caption --help", ["RUN PHOTO [PHOTO ...]", "--decoding.num-beams", "--json"]),
+        ("caption --help", ["[RUN] PHOTO [PHOTO ...]", "--weights", "--decoding.num-beams", "--json"]),
         (
             "bench --help",
             ["WORKLOAD is forward, train, ops, decode, scaling or ahead:", "steps of training, beside the peers"],
@@ -87,7 +87,7 @@ def test_help(capfd: Captured, words: str, mentioned: list[str]) -> None:
             "/proc/run must be a folder to write to; got [Errno",
         ),
         ("evaluate", "Missing from fusionjax evaluate: RUN the run directory."),
-        ("caption", "Missing from fusionjax caption: RUN the run directory."),
+        ("caption", "caption needs at least one photograph after the run; got none. Name image files."),
         (
             "bench",
             "bench needs a workload, forward, train, ops, decode, scaling or ahead; got ''. "

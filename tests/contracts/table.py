@@ -351,6 +351,25 @@ DECODERS = [
         lambda dtype: models.TransformerDecoder(VOCABULARY, 6, num_layers=2, num_heads=2, max_length=13, dtype=dtype),
         looks=True,
     ),
+    _decoder_row(
+        "TransformerDecoder-as-BERT",
+        lambda dtype: models.TransformerDecoder(
+            VOCABULARY,
+            14,
+            num_layers=2,
+            num_heads=2,
+            max_length=13,
+            mlp_features=11,
+            norm_first=False,
+            norm_epsilon=1e-5,
+            activation="gelu_exact",
+            word_scale=1.0,
+            word_activation="gelu_exact",
+            use_word_norm=True,
+            dtype=dtype,
+        ),
+        looks=True,
+    ),
 ]
 
 FOLDED_DECODERS = [

@@ -121,6 +121,7 @@ def unchecked_types():
 @pytest.mark.usefixtures("unchecked_types")
 def test_unknown_activation() -> None:
     with pytest.raises(
-        ValueError, match=r"activation must be one of gelu_tanh, gelu_exact, quick_gelu, relu; got 'gelu'. Choose one."
+        ValueError,
+        match=r"activation must be one of gelu_tanh, gelu_exact, quick_gelu, relu, tanh; got 'gelu'. Choose one.",
     ):
         TransformerBlock(2, activation="gelu").init(jax.random.key(0), TOKENS)

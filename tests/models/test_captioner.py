@@ -65,6 +65,33 @@ def test_beams_keep_their_states_and_caches(decoder) -> None:
     assert written.beams.shape == (3, 4, 6) and (np.diff(written.scores, axis=1) <= 0).all()
 
 
+@pytest.mark.parametrize(
+    "decoder",
+    [LSTMDecoder(11, 5, 7), TransformerDecoder(11, 6, num_layers=1, num_heads=2, max_length=9)],
+    ids=["LSTMDecoder", "TransformerDecoder"],
+)
+def test_captions_go_on_from_a_prompt(decoder) -> None:
+    model, variables = make(decoder)
+    settings = {"max_length": 6, "prompt": (4, 0, 7), "start_token": 9, "end_token": 5, "banned_tokens": (10,)}
+
+    @fast_jit
+    def write(variables):
+        sampling = {"method": "sample", "key": jax.random.key(0), "num_samples": 2, "top_k": 1}
+        greedy = generate(model, variables, IMAGES, method="greedy", **settings)
+        return greedy, generate(model, variables, IMAGES, **sampling, **settings)
+
+    greedy, sampled = write(variables)
+    text = jnp.concatenate([jnp.tile(jnp.array([9, 4, 0, 7]), (3, 1)), greedy.tokens], 1)
+    logits = np.array(run(model, variables, {"image": IMAGES, "text": text}).logits)[:, 3:]
+    logits[..., 10] = -np.inf
+    written = np.arange(6) < greedy.lengths[:, None]
+    assert (logits.argmax(-1) == greedy.tokens)[written].all() and (greedy.tokens[~written] == 0).all()
+    assert (np.repeat(greedy.tokens, 2, axis=0) == sampled.tokens).all()
+    # Without the prompt, or with its parts in another order, they would not be as probable.
+    chances = np.take_along_axis(np.array(jax.nn.log_softmax(logits)), np.array(greedy.tokens)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(np.where(written, chances, 0).sum(1), greedy.log_probabilities, rtol=1e-4)
+
+
 def test_sampling_depends_on_the_key_and_top_k_of_one_is_greedy(looking) -> None:
     model, variables = looking
 
@@ -109,3 +136,8 @@ def test_errors(looking) -> None:
         generate(model, variables, IMAGES, max_length=4, method="best")
     with pytest.raises(ValueError, match=r"sampling needs a random key; got None. Pass key=jax.random.key\(seed\)."):
         generate(model, variables, IMAGES, max_length=4, method="sample")
+    message = (
+        r"the prompt's tokens must lie in \[0, vocab_size\) = \[0, 11\); got \[1, 11\]. Encode it with the model's"
+    )
+    with pytest.raises(ValueError, match=message):
+        generate(model, variables, IMAGES, max_length=4, prompt=(11, 3))

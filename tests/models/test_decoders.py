@@ -168,6 +168,23 @@ def test_rows_that_are_no_multiple_of_the_images_are_refused(row) -> None:
         jax.eval_shape(row.build(None).init, jax.random.key(0), IMAGE, TOKENS[:5])
 
 
+def test_the_pooled_vector_is_read_as_a_cell_before_the_others() -> None:
+    # An image without a kept cell misses the pooled vector too.
+    image = Features(IMAGE.tokens, IMAGE.mask & jnp.array([[True], [False]]), IMAGE.pooled[:, :3], IMAGE.grid)
+    cells = jnp.concatenate([image.pooled[:, None], image.tokens], 1)
+    joined = Features(cells, jnp.pad(image.mask, ((0, 0), (1, 0)), constant_values=[[False]]), image.pooled, (6, 1))
+    joined = joined.replace(mask=joined.mask.at[0, 0].set(True))
+    decoder = TransformerDecoder(11, features=6, num_heads=2, reads_pooled=True)
+    variables = draw_variables(decoder, image, TOKENS)
+    found = run(decoder, variables, image, TOKENS)
+    expected = run(decoder.clone(reads_pooled=False), variables, joined, TOKENS)
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.attention, expected.attention[..., 1:], rtol=1e-5, atol=1e-6)
+    assert bool(jnp.all(found.attention[:3].sum(-1) < 0.999))
+    with pytest.raises(ValueError, match=r"that is read must be as wide as the cells, 3; got 13. Take an encoder that"):
+        jax.eval_shape(decoder.init, jax.random.key(0), IMAGE, TOKENS)
+
+
 def test_captions_longer_than_the_transformer_are_refused() -> None:
     decoder = TransformerDecoder(11, features=6, num_heads=2, max_length=6)
     with pytest.raises(ValueError, match=r"captions must have at most 6 tokens; got 7. Raise max_length."):

@@ -89,6 +89,13 @@ def _draw_pairs(generator: np.random.RandomState) -> Arrays:
     return {**_draw_images(generator), "tokens": tokens}
 
 
+def _draw_captions(generator: np.random.RandomState) -> Arrays:
+    """Images, and a caption of each from its start to its padding."""
+    tokens = np.where(np.arange(8) < [[8], [5]], generator.randint(1, 20, (2, 8)), 0)
+    tokens[:, 0] = BLIP_CONFIG["text_config"]["bos_token_id"]
+    return {**_draw_images(generator), "tokens": tokens}
+
+
 def _channels_first(images: np.ndarray, normalization: Any) -> Any:
     import torch
 
@@ -276,6 +283,35 @@ def _run_towers(tensors: Arrays, inputs: Arrays, config: Mapping[str, Any]) -> A
     }
 
 
+def _run_blip(tensors: Arrays, inputs: Arrays, config: Mapping[str, Any]) -> Arrays:
+    import torch
+
+    model = load_hub(config, tensors)
+    images, wide = (_channels_first(inputs[name], CLIP_CHANNELS) for name in ("images", "wide_images"))
+    tokens = torch.tensor(inputs["tokens"])
+    output = model(images, tokens, labels=torch.where(tokens == 0, -100, tokens))
+    output.loss.backward()
+    with torch.no_grad():
+        resized = model(wide, tokens, interpolate_pos_encoding=True)
+    parameters = dict(model.named_parameters())
+    found = {
+        "logits": output.logits.detach().numpy(),
+        "wide_logits": resized.logits.numpy(),
+        "loss": output.loss.detach().numpy(),
+        **{f"gradient of {name}": parameters[name].grad.numpy() for name in BLIP_GRADIENTS},
+    }
+    # A prompt has a token before and one after it, which are not used as they are.
+    prompt = torch.tensor([[1, *BLIP_PROMPT, 2]] * len(images))
+    for name, settings in BLIP_SEARCHES.items():
+        for kind, words in (("", None), (" after a prompt", prompt)):
+            settings = {**settings, "return_dict_in_generate": True, "output_scores": True}
+            written = model.generate(images, words, max_new_tokens=BLIP_LENGTH, **settings)
+            found[f"{name}{kind}"] = written.sequences.numpy()
+            if settings["num_beams"] > 1:
+                found[f"scores of {name}{kind}"] = written.sequences_scores.numpy()
+    return found
+
+
 _TOWER = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
 _PIXELS = {"image_size": 32, "patch_size": 8, "num_channels": 3}
 _WORDS = {"vocab_size": 11, "max_position_embeddings": 7, "bos_token_id": None, "pad_token_id": None}
@@ -310,6 +346,36 @@ SIGLIP_CONFIG = {
     "text_config": {**_TOWER, "hidden_size": 15, **_WORDS, "projection_size": 12, "eos_token_id": None},
     "vision_config": {**_TOWER, **_PIXELS},
 }
+BLIP_CONFIG = {
+    "architectures": ["BlipForConditionalGeneration"],
+    "model_type": "blip",
+    "text_config": {
+        **_TOWER,
+        "hidden_size": 15,
+        "vocab_size": 23,
+        "max_position_embeddings": 17,
+        "bos_token_id": 21,
+        "sep_token_id": 13,
+        "pad_token_id": 0,
+    },
+    "vision_config": {**_TOWER, **_PIXELS},
+}
+BLIP_PROMPT, BLIP_LENGTH = (5, 11, 3), 9
+BLIP_SEARCHES: dict[str, dict[str, Any]] = {
+    "greedy": {"num_beams": 1},
+    "beam": {"num_beams": 3, "length_penalty": 1.0},
+    "beam without length penalty": {"num_beams": 3, "length_penalty": 0.0},
+}
+# Of both ends of the decoder's table of words at once, of what is before and after it, and of the encoder's first.
+BLIP_GRADIENTS = (
+    "text_decoder.bert.embeddings.word_embeddings.weight",
+    "text_decoder.bert.embeddings.LayerNorm.weight",
+    "text_decoder.bert.encoder.layer.0.crossattention.self.key.weight",
+    "text_decoder.cls.predictions.transform.dense.weight",
+    "vision_model.embeddings.class_embedding",
+    "vision_model.embeddings.position_embedding",
+    "vision_model.encoder.layers.0.self_attn.qkv.weight",
+)
 
 
 def _hub(config: Mapping[str, Any], run: Any, inputs: Any) -> Case:
@@ -325,6 +391,7 @@ CASES = {
     "bert-transformers": _hub(BERT_CONFIG, _run_bert, _draw_words),
     "clip-transformers": _hub(CLIP_CONFIG, _run_towers, _draw_pairs),
     "siglip-transformers": _hub(SIGLIP_CONFIG, _run_towers, _draw_pairs),
+    "blip-transformers": _hub(BLIP_CONFIG, _run_blip, _draw_captions),
 }
 MODELS: dict[str, Callable[[], Arrays]] = {name: (lambda name=name: compute(name)) for name in CASES}
 

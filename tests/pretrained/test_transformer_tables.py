@@ -15,7 +15,7 @@ import pytest
 
 from fusionjax import pretrained
 from fusionjax.encoders import vision_transformer
-from fusionjax.pretrained import bert, clip, siglip, towers, vit
+from fusionjax.pretrained import bert, blip, clip, siglip, towers, vit
 from fusionjax.pretrained.architecture import Architecture
 from fusionjax.pretrained.rows import tensors_from, variables_from
 from tests.contracts.parameters import draw_variables, fast_jit
@@ -27,7 +27,8 @@ VITS = (vit.VIT_TIMM, vit.VIT_TORCHVISION, vit.VIT_TORCHVISION_FILES, vit.VIT_TR
 BERTS = (bert.BERT_TRANSFORMERS, bert.BERT_PRETRAINING_TRANSFORMERS, bert.BERT_FIRST_TRANSFORMERS)
 SENTENCES = bert.SENTENCE_BERT_TRANSFORMERS
 CLIP, SIGLIP = clip.CLIP_TRANSFORMERS, siglip.SIGLIP_TRANSFORMERS
-ARCHITECTURES = (*VITS, *BERTS, CLIP, SIGLIP)
+BLIP = blip.BLIP_TRANSFORMERS
+ARCHITECTURES = (*VITS, *BERTS, CLIP, SIGLIP, BLIP)
 CASES = list(torch_transformers.CASES)
 HUB_CASES = [name for name, case in torch_transformers.CASES.items() if case.needs == "transformers"]
 TOLERANCE = 1e-4
@@ -105,6 +106,14 @@ def outputs_of(architecture: Architecture, sizes: Any, variables: Any, inputs: T
             "text_mask": text.mask,
             "similarity": output.scale * output.image @ output.text.T + bias,
         }
+    if architecture == BLIP:
+        # The last word is one to predict, not one to read.
+        tokens = np.pad(inputs["tokens"], ((0, 0), (0, 1)))
+
+        def read(images: Any) -> Any:
+            return fast_jit(model.apply)(variables, {"image": images, "text": tokens}).logits
+
+        return {"logits": read(inputs["images"]), "wide_logits": read(inputs["wide_images"])}
     features = fast_jit(model.apply)(variables, inputs["tokens"], segments=inputs["segments"])
     pooled = "mean" if sizes.pooling == "mean" else "pooled"
     return {"text_tokens": features.tokens, pooled: features.pooled}
@@ -264,6 +273,20 @@ def pair_sizes(image: towers.TowerSizes, text: towers.TowerSizes, *sizes: int) -
     return towers.TwoTowerSizes(image=image, text=text, end_id=None, **dict(zip(names, sizes, strict=True)))
 
 
+def captioner_sizes(image: towers.TowerSizes) -> blip.BlipSizes:
+    return blip.BlipSizes(
+        image=image,
+        text=tower(*BASE, 1e-12, "gelu_exact"),
+        patch_size=16,
+        image_size=384,
+        vocab_size=30524,
+        max_length=512,
+        start_id=30522,
+        end_id=102,
+        padding_id=0,
+    )
+
+
 QUICK, SMOOTH = (1e-5, "quick_gelu"), (1e-6, "gelu_tanh")
 BASE = (768, 12, 12, 3072)
 SO400M = tower(1152, 27, 16, 4304, *SMOOTH)
@@ -277,6 +300,9 @@ PUBLISHED = [
     (CLIP, pair_sizes(tower(1024, 24, 16, 4096, *QUICK), tower(*BASE, *QUICK), 14, 224, 49408, 77, 768), 427_616_513),
     (SIGLIP, pair_sizes(tower(*BASE, *SMOOTH), tower(*BASE, *SMOOTH), 16, 224, 32000, 64, 768), 203_155_970),
     (SIGLIP, pair_sizes(SO400M, SO400M, 14, 378, 32000, 64, 1152), 877_960_498),
+    # As transformers counts them, the words once.
+    (BLIP, captioner_sizes(tower(*BASE, 1e-5, "gelu_exact")), 223_971_644),
+    (BLIP, captioner_sizes(tower(1024, 24, 16, 4096, 1e-5, "gelu_exact")), 446_290_492),
 ]
 
 
@@ -318,6 +344,13 @@ RELATIVES: list[tuple[str, dict[str, tuple[int, ...]], dict[str, Any]]] = [
     ("clip-transformers", {}, {"text_config": {"hidden_act": "silu"}}),
     ("siglip-transformers", {}, {"vision_config": {"vision_use_head": False}}),
     ("siglip-transformers", {"text_model.head.weight": (13, 15)}, {}),
+    ("blip-transformers", {"text_encoder.embeddings.word_embeddings.weight": (23, 15)}, {}),
+    ("blip-transformers", {"vision_model.embeddings.position_embedding": (1, 18, 12)}, {}),
+    ("blip-transformers", {}, {"model_type": "blip-2"}),
+    ("blip-transformers", {}, {"text_config": {"hidden_act": "silu"}}),
+    ("blip-transformers", {}, {"text_config": {"num_attention_heads": 3, "bos_token_id": 30522}}),
+    # Left out, there are 8 of them, by which 15 features cannot be divided.
+    ("blip-transformers", {}, {"text_config": {"bos_token_id": 21, "sep_token_id": 13}}),
 ]
 
 
@@ -354,10 +387,12 @@ def test_photographs_are_brought_to_the_size_that_the_weights_were_trained_with(
         ("vit-transformers", 224): (224, None, "bilinear"),
         ("vit-transformers", 384): (384, None, "bilinear"),
     }
-    pair = PUBLISHED[-1][1]
-    assert [(one.preparation(pair).size, one.preparation(pair).shorter_side) for one in (CLIP, SIGLIP)] == [
+    pair, captioner = PUBLISHED[-3][1], PUBLISHED[-1][1]
+    pairs = ((CLIP, pair), (SIGLIP, pair), (BLIP, captioner))
+    assert [(one.preparation(sizes).size, one.preparation(sizes).shorter_side) for one, sizes in pairs] == [
         ((378, 378), 378),
         ((378, 378), None),
+        ((384, 384), None),
     ]
 
 
