@@ -11,6 +11,7 @@ from fusionjax.data.images import load_image
 from fusionjax.data.loader import Loader, LoaderIterator, make_loader
 from fusionjax.data.mixing import MixedIterator, MixedLoader
 from fusionjax.data.preparation import prepare_image
+from fusionjax.data.row_store import RowStore, StoredRows
 from fusionjax.data.scenes import SceneExample, Scenes
 from fusionjax.data.sort_of_clevr import SortOfClevr
 from fusionjax.data.tfds_source import TFDSSource, tfds_splits
@@ -28,9 +29,11 @@ __all__ = [
     "Question",
     "QuestionExample",
     "QuestionFolder",
+    "RowStore",
     "SceneExample",
     "Scenes",
     "SortOfClevr",
+    "StoredRows",
     "TFDSSource",
     "Tokenizer",
     "augment",

@@ -15,7 +15,8 @@ from flax.typing import Dtype
 
 from fusionjax.errors import InputError
 from fusionjax.pretrained.architecture import Architecture, ImagePreparation
-from fusionjax.pretrained.files import Weights, open_weights, write_safetensors
+from fusionjax.pretrained.bert import SENTENCE_BERT_TRANSFORMERS
+from fusionjax.pretrained.files import Weights, open_weights, takes_mean, write_safetensors
 from fusionjax.pretrained.registry import ARCHITECTURES
 from fusionjax.pretrained.rows import tensors_from, variables_from
 
@@ -71,7 +72,7 @@ def load(
         InputError: the weights cannot be read, or are of no or another architecture.
     """
     weights = open_weights(source)
-    found, sizes = _recognise(weights, architecture)
+    found, sizes = recognise(weights, architecture)
     model = found.build(sizes)
     expected = _cast(jax.eval_shape(lambda: model.init(jax.random.key(0), *found.example(sizes))), param_dtype)
     variables = variables_from(
@@ -158,8 +159,23 @@ def find_architecture(name: str, among: Sequence[Architecture] = ARCHITECTURES) 
     raise InputError(f"the architecture must be one of {', '.join(one.name for one in among)}; got {name!r}. {hint}")
 
 
-def _recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
+def recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
+    """Tells the architecture of weights, and the sizes of the model.
+
+    Args:
+        weights: opened.
+        name: of the architecture; None tells it from the tensors, and from what sentence-transformers says of pooling
+            in the folder.
+
+    Returns:
+        The architecture and the sizes.
+
+    Raises:
+        InputError: they are of none, or not of the one that is named.
+    """
     candidates = ARCHITECTURES if name is None else (find_architecture(name),)
+    if name is None and takes_mean(weights.path):
+        candidates = (SENTENCE_BERT_TRANSFORMERS, *candidates)
     for one in candidates:
         sizes = one.recognise(weights.shapes, weights.config)
         if sizes is not None:
