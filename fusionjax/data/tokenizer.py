@@ -76,6 +76,10 @@ class Tokenizer:
             row[: len(ids)] = ids
         return tokens
 
+    def knows(self, text: str) -> bool:
+        """Says whether a text has a word of the vocabulary."""
+        return any(number > UNKNOWN for number in self._model.encode(text).ids)
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Decodes the ids up to the first end; padding, start and unknown are left out.
 

@@ -15,7 +15,7 @@ from fusionjax.errors import InputError
 from fusionjax.models import DualEncoder, ImageClassifier
 from fusionjax.pretrained.architecture import Architecture, ImagePreparation
 from fusionjax.pretrained.files import Weights, open_weights
-from fusionjax.pretrained.loading import find_architecture, load, recognise
+from fusionjax.pretrained.loading import load, recognise
 
 Part = Literal["image", "text"]
 
@@ -26,6 +26,7 @@ class PublishedEncoder:
 
     Attributes:
         source: a file, a folder, or the id of a model of the Hugging Face hub.
+        folder: that the weights lie in, with what is beside them.
         part: `"image"` or `"text"`.
         architecture: of the whole model.
         sizes: of the whole model.
@@ -34,6 +35,7 @@ class PublishedEncoder:
     """
 
     source: str
+    folder: Path
     part: Part
     architecture: Architecture
     sizes: Any
@@ -98,7 +100,7 @@ def open_encoder(source: str | Path, part: Part, *, architecture: str | None = N
     weights = open_weights(source)
     found, sizes = recognise(weights, architecture)
     header = {"shapes": {name: list(shape) for name, shape in weights.shapes.items()}, "config": dict(weights.config)}
-    return _make(str(source), part, found, sizes, header)
+    return _make(str(source), weights.path, part, found, sizes, header)
 
 
 def encoder_of_header(source: str, part: Part, architecture: str, header: Mapping[str, Any]) -> PublishedEncoder:
@@ -119,17 +121,20 @@ def encoder_of_header(source: str, part: Part, architecture: str, header: Mappin
     shapes = {name: tuple(shape) for name, shape in header["shapes"].items()}
     weights = Weights(Path(source), shapes, lambda name: open_weights(source).read(name), header["config"])
     found, sizes = recognise(weights, architecture)
-    return _make(source, part, found, sizes, header)
+    return _make(source, weights.path, part, found, sizes, header)
 
 
-def _make(source: str, part: Part, found: Architecture, sizes: Any, header: Mapping[str, Any]) -> PublishedEncoder:
+def _make(
+    source: str, path: Path, part: Part, found: Architecture, sizes: Any, header: Mapping[str, Any]
+) -> PublishedEncoder:
     encoder = _find(found.build(sizes), part)[1]
     if encoder is None:
         raise InputError(
             f"{source} must hold weights of an encoder of {part}s; got {found.name}. Give others, or name the "
             "architecture."
         )
-    return PublishedEncoder(source, part, find_architecture(found.name), sizes, header, encoder)
+    folder = path if path.is_dir() else path.parent
+    return PublishedEncoder(source, folder, part, found, sizes, header, encoder)
 
 
 def _find(model: nn.Module, part: Part) -> tuple[str, nn.Module | None]:

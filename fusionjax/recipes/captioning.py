@@ -13,14 +13,30 @@ import numpy as np
 from fusionjax import data, encoders, losses, metrics, models, training
 from fusionjax.errors import InputError
 from fusionjax.recipes import engine
+from fusionjax.recipes.backbones import (
+    NO_BACKBONES,
+    Backbones,
+    Slot,
+    Slots,
+    image_example,
+    layer_decay_of,
+    lora_of,
+    open_backbones,
+    record_backbones,
+    reopen_backbones,
+    template_variables,
+    with_weights,
+)
 from fusionjax.recipes.captions import CaptionTransform, train_tokenizer
 from fusionjax.recipes.config import (
     DataConfig,
     DecodingConfig,
+    ImageBackboneConfig,
     TrainingConfig,
     require_not_negative,
     require_positive,
 )
+from fusionjax.recipes.frozen import ModelInputs
 from fusionjax.recipes.report import CaptionSample, write_report
 from fusionjax.recipes.reward import CaptionReward, RewardConfig, make_reward_loss
 from fusionjax.recipes.run import Run, finished_metrics, open_run, start_run
@@ -85,6 +101,7 @@ class CaptioningConfig:
         seed: of the parameters, the order of the data and dropout.
         strategy: `jit` shards each batch over the local devices; `pmap` replicates the step.
         data: what to learn from.
+        image: an image encoder with published weights, in place of the one that `model` describes.
         model: the captioner's shape.
         optimizer: how to learn.
         training: how long.
@@ -97,6 +114,7 @@ class CaptioningConfig:
     seed: int = 0
     strategy: Literal["jit", "pmap"] = "jit"
     data: DataConfig = DataConfig()
+    image: ImageBackboneConfig = ImageBackboneConfig()
     model: ModelConfig = ModelConfig()
     optimizer: training.OptimizerConfig = training.OptimizerConfig(
         learning_rate=2e-3, warmup_steps=100, clip_norm=5.0, weight_decay=1e-2
@@ -162,28 +180,45 @@ def preset(source: str) -> CaptioningConfig:
     )
 
 
-def build_model(config: CaptioningConfig, vocab_size: int) -> models.Captioner:
+def slots(config: CaptioningConfig) -> Slots:
+    """Where the captioner can have a published encoder.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The slot of the images.
+    """
+    return {"image": Slot(config.image, "encoder", has_tokens=config.model.decoder != "lstm")}
+
+
+def build_model(config: CaptioningConfig, vocab_size: int, backbones: Backbones = NO_BACKBONES) -> models.Captioner:
     """Builds the captioner.
 
     Args:
         config: the settings.
         vocab_size: of the tokenizer.
+        backbones: published encoders, opened.
 
     Returns:
         The model, without parameters.
     """
     shape, dtype = config.model, engine.compute_dtype(config.training)
-    encoder = encoders.SimpleCNN(
-        features=shape.cnn_features,
-        padding=shape.padding,
-        normalization=shape.normalization,
-        pooling=shape.pooling,
-        use_positions=shape.use_positions,
-        dropout_rate=shape.dropout_rate,
-        mean=0.5,
-        std=0.5,
-        dtype=dtype,
-    )
+    encoder: Any
+    if "image" in backbones:
+        encoder = backbones["image"].build(use_positions=shape.use_positions, dtype=dtype)
+    else:
+        encoder = encoders.SimpleCNN(
+            features=shape.cnn_features,
+            padding=shape.padding,
+            normalization=shape.normalization,
+            pooling=shape.pooling,
+            use_positions=shape.use_positions,
+            dropout_rate=shape.dropout_rate,
+            mean=0.5,
+            std=0.5,
+            dtype=dtype,
+        )
     common: dict[str, Any] = {"features": shape.features, "dropout_rate": shape.dropout_rate, "dtype": dtype}
     decoder: Any
     if shape.decoder == "transformer":
@@ -252,15 +287,20 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
     parts = DataParts(config.data)
     examples, validation, test = parts["train"], parts["validation"], engine.not_empty(parts["test"], "test")
     tokenizer = train_tokenizer(config.data, examples)
-    model = build_model(config, tokenizer.vocab_size)
-    engine.check_model(lambda: _initialise(model, config))
+    backbones = open_backbones(slots(config), config.data)
+    model = build_model(config, tokenizer.vocab_size, backbones)
+    engine.check_model(lambda: _initialise(model, config, backbones))
     run = start_run(config.output, RECIPE, config)
+    record_backbones(run, backbones)
     if run.tokenizer.exists():
         tokenizer = data.Tokenizer.load(run.tokenizer)
-        model = build_model(config, tokenizer.vocab_size)
+        model = build_model(config, tokenizer.vocab_size, backbones)
     tokenizer.save(run.tokenizer)
+    inputs = ModelInputs(tokenizer, backbones)
+    stored = inputs.store({"train": examples, "validation": validation, "test": test}, quiet=quiet)
+    examples, validation, test = stored["train"], stored["validation"], stored["test"]
     validate = _validation(model, tokenizer, config, validation) if len(validation) else None
-    job = _caption_job(run, config, model, tokenizer, examples)
+    job = _caption_job(run, config, model, tokenizer, examples, backbones)
     job = dataclasses.replace(job, validate=validate, quiet=quiet)
     outcome = first = engine.run_training(job)
     if config.reward.epochs and not outcome.interrupted:
@@ -268,7 +308,7 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
         outcome = engine.run_training(job).after(first)
     if outcome.interrupted:
         return None
-    writer = CaptionWriter(model, outcome.variables, tokenizer, config.data.max_length)
+    writer = CaptionWriter(model, outcome.variables, tokenizer, config.data.max_length, inputs)
     results, samples = score_captions(writer, config, test, "test")
     results |= outcome.effort()
     title = f"Captioning: {run.path.name}"
@@ -278,7 +318,12 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
 
 
 def _caption_job(
-    run: Run, config: CaptioningConfig, model: models.Captioner, tokenizer: data.Tokenizer, examples: Examples
+    run: Run,
+    config: CaptioningConfig,
+    model: models.Captioner,
+    tokenizer: data.Tokenizer,
+    examples: Examples,
+    backbones: Backbones,
 ) -> engine.Job:
     """The first stage: the captions of the training part, word by word."""
     return engine.Job(
@@ -287,7 +332,7 @@ def _caption_job(
         optimizer=config.optimizer,
         strategy=config.strategy,
         seed=config.seed,
-        variables=_initialise(model, config),
+        variables=with_weights(_initialise(model, config, backbones), backbones),
         loss_fn=make_loss(model, config.training.label_smoothing),
         loader=data.make_loader(
             examples,
@@ -298,6 +343,8 @@ def _caption_job(
             num_workers=config.data.num_workers,
         ),
         epoch_examples=len(examples),
+        last_link=layer_decay_of(backbones),
+        lora=lora_of(backbones),
     )
 
 
@@ -320,7 +367,7 @@ def _reward_job(
         epochs=config.reward.epochs,
         optimizer=_reward_optimizer(config),
         seed=config.seed + 1,
-        variables=outcome.variables,
+        variables=outcome.learned,
         loss_fn=make_reward_loss(
             model,
             reward,
@@ -370,7 +417,9 @@ def evaluate(
     """
     writer, config = load(path)
     config = config_of(config)
-    return score_captions(writer, config, engine.not_empty(DataParts(config.data)[split], split), split)[0]
+    examples = engine.not_empty(DataParts(config.data)[split], split)
+    stored = writer.inputs.store({"evaluation": examples})["evaluation"]
+    return score_captions(writer, config, stored, split)[0]
 
 
 def caption(
@@ -416,18 +465,28 @@ def load(path: str | Path) -> tuple[CaptionWriter, CaptioningConfig]:
         raise InputError(f"{run.path} must be a run of {RECIPE}; it is one of {run.recipe}. Give another run.")
     config = run.settings(CaptioningConfig)
     tokenizer = data.Tokenizer.load(run.tokenizer)
-    model = build_model(config, tokenizer.vocab_size)
-    shapes = jax.eval_shape(lambda: _initialise(model, config))
+    backbones = reopen_backbones(run, slots(config), config.data)
+    model = build_model(config, tokenizer.vocab_size, backbones)
+    template = template_variables(lambda: _initialise(model, config, backbones), backbones)
     stage, optimizer = "", config.optimizer
     if config.reward.epochs:
         stage, optimizer = REWARD_STAGE, _reward_optimizer(config)
-    variables = engine.restore_variables(run, shapes, config.training, optimizer, stage)
-    return CaptionWriter(model, variables, tokenizer, config.data.max_length), config
+    variables = engine.restore_variables(
+        run,
+        template,
+        config.training,
+        optimizer,
+        stage,
+        last_link=layer_decay_of(backbones),
+        lora=lora_of(backbones),
+    )
+    return CaptionWriter(model, variables, tokenizer, config.data.max_length, ModelInputs(tokenizer, backbones)), config
 
 
-def _initialise(model: models.Captioner, config: CaptioningConfig) -> dict[str, Any]:
-    side = config.data.image_size
-    batch = {"image": jnp.zeros((1, side, side, 3), jnp.uint8), "text": jnp.ones((1, 3), jnp.int32)}
+def _initialise(
+    model: models.Captioner, config: CaptioningConfig, backbones: Backbones = NO_BACKBONES
+) -> dict[str, Any]:
+    batch = {"image": image_example(config.data, backbones), "text": jnp.ones((1, 3), jnp.int32)}
     return dict(jax.jit(model.init)(jax.random.key(config.seed), batch))
 
 
@@ -479,7 +538,7 @@ def score_captions(
     shown = writer.write(pixels[places], config.decoding, look=True)
     samples = [
         CaptionSample(
-            image=pixels[place],
+            image=transform(examples.picture(place), np.random.default_rng(0)),
             references=tuple(examples[place]["captions"]),
             caption=one.caption,
             words=one.words,

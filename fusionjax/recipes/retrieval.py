@@ -14,12 +14,36 @@ from jax.sharding import Mesh
 from fusionjax import data, encoders, losses, metrics, models, parallel, training
 from fusionjax.errors import InputError
 from fusionjax.recipes import engine
-from fusionjax.recipes.captions import CaptionTransform, train_tokenizer
-from fusionjax.recipes.config import DataConfig, TrainingConfig, require_not_negative, require_positive
+from fusionjax.recipes.backbones import (
+    NO_BACKBONES,
+    Backbones,
+    Slot,
+    Slots,
+    image_example,
+    layer_decay_of,
+    lora_of,
+    open_backbones,
+    record_backbones,
+    reopen_backbones,
+    template_variables,
+    text_example,
+    tokenizer_of,
+    with_weights,
+)
+from fusionjax.recipes.captions import CaptionTransform, TextTokenizer, train_tokenizer
+from fusionjax.recipes.config import (
+    BackboneConfig,
+    DataConfig,
+    ImageBackboneConfig,
+    TrainingConfig,
+    require_not_negative,
+    require_positive,
+)
+from fusionjax.recipes.frozen import ModelInputs
 from fusionjax.recipes.labels import Label, most_probable
 from fusionjax.recipes.retrieval_report import RetrievalSample, write_retrieval_report
 from fusionjax.recipes.run import finished_metrics, open_run, start_run
-from fusionjax.recipes.sources import DataParts, Examples, ImageTransform
+from fusionjax.recipes.sources import DataParts, Examples, ImageTransform, Views
 
 RECIPE = "retrieval"
 LossName = Literal["info_nce", "sigmoid", "hardest_triplet", "all_triplets"]
@@ -82,6 +106,8 @@ class RetrievalConfig:
         margin: of the triplets.
         data: what to learn from; a step takes `captions_per_image` captions of each image, at random, and compares the
             images with the first of each, with the second of each, and so on.
+        image: an image encoder with published weights, in place of the one that `model` describes.
+        text: a text encoder with published weights, likewise.
         model: the towers' shape.
         optimizer: how to learn.
         training: how long; with `accumulate` the batch is encoded in parts and compared as a whole.
@@ -94,6 +120,8 @@ class RetrievalConfig:
     loss: LossName = "info_nce"
     margin: float = 0.2
     data: DataConfig = DataConfig()
+    image: ImageBackboneConfig = ImageBackboneConfig()
+    text: BackboneConfig = BackboneConfig()
     model: ModelConfig = ModelConfig()
     optimizer: training.OptimizerConfig = training.OptimizerConfig(
         learning_rate=1e-3, warmup_steps=100, clip_norm=1.0, weight_decay=1e-2
@@ -141,18 +169,35 @@ def preset(source: str) -> RetrievalConfig:
     return RetrievalConfig(data=photographs, training=TrainingConfig(epochs=60, batch_size=32))
 
 
-def build_model(config: RetrievalConfig, vocab_size: int) -> models.DualEncoder:
+def slots(config: RetrievalConfig) -> Slots:
+    """Where the two towers can have published encoders.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The slots of the images and of the texts.
+    """
+    return {
+        "image": Slot(config.image, "image_encoder", has_tokens=False),
+        "text": Slot(config.text, "text_encoder", has_tokens=False),
+    }
+
+
+def build_model(config: RetrievalConfig, vocab_size: int, backbones: Backbones = NO_BACKBONES) -> models.DualEncoder:
     """Builds the two towers.
 
     Args:
         config: the settings.
         vocab_size: of the tokenizer.
+        backbones: published encoders, opened.
 
     Returns:
         The model, without parameters.
     """
     shape, dtype = config.model, engine.compute_dtype(config.training)
-    image = encoders.SimpleCNN(
+    built = {part: one.build(dtype=dtype) for part, one in backbones.items()}
+    image = built.get("image") or encoders.SimpleCNN(
         features=shape.cnn_features,
         padding="SAME",
         downsampling=shape.downsampling,
@@ -163,7 +208,7 @@ def build_model(config: RetrievalConfig, vocab_size: int) -> models.DualEncoder:
         std=0.25,
         dtype=dtype,
     )
-    text = encoders.RNNEncoder(
+    text = built.get("text") or encoders.RNNEncoder(
         vocab_size,
         shape.text_features,
         cell=shape.cell,
@@ -285,15 +330,20 @@ def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] |
     examples, validation, test = (parts[part] for part in ("train", "validation", "test"))
     for part, one in (("train", examples), ("validation", validation), ("test", engine.not_empty(test, "test"))):
         check_captions(one, part)
-    tokenizer = train_tokenizer(config.data, examples)
-    model = build_model(config, tokenizer.vocab_size)
-    engine.check_model(lambda: _initialise(model, config))
+    backbones = open_backbones(slots(config), config.data)
+    tokenizer = tokenizer_of(backbones) or train_tokenizer(config.data, examples)
+    model = build_model(config, tokenizer.vocab_size, backbones)
+    engine.check_model(lambda: _initialise(model, config, backbones))
     run = start_run(config.output, RECIPE, config)
-    if run.tokenizer.exists():
+    record_backbones(run, backbones)
+    if run.tokenizer.exists() and "text" not in backbones:
         tokenizer = data.Tokenizer.load(run.tokenizer)
-        model = build_model(config, tokenizer.vocab_size)
+        model = build_model(config, tokenizer.vocab_size, backbones)
     tokenizer.save(run.tokenizer)
-    embedder = Embedder(model, {}, tokenizer, config)
+    inputs = ModelInputs(tokenizer, backbones)
+    stored = inputs.store({"train": examples, "validation": validation, "test": test}, captions_of, quiet=quiet)
+    examples, validation, test = stored["train"], stored["validation"], stored["test"]
+    embedder = Embedder(model, {}, tokenizer, config, inputs)
 
     def validate(variables: dict[str, Any]) -> dict[str, float]:
         embedder.variables = variables
@@ -306,11 +356,11 @@ def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] |
         optimizer=config.optimizer,
         strategy=config.strategy,
         seed=config.seed,
-        variables=_initialise(model, config),
+        variables=with_weights(_initialise(model, config, backbones), backbones),
         loss_fn=make_loss(model, config, engine.mesh_of(config.training.batch_size // config.training.accumulate)),
         loader=data.make_loader(
             examples,
-            CaptionTransform(tokenizer, config.data, training=True),
+            CaptionTransform(inputs.texts, config.data, training=True),
             batch_size=config.training.batch_size,
             shuffle=True,
             seed=config.seed,
@@ -319,6 +369,8 @@ def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] |
         epoch_examples=len(examples),
         validate=validate if len(validation) else None,
         quiet=quiet,
+        last_link=layer_decay_of(backbones),
+        lora=lora_of(backbones),
     )
     outcome = engine.run_training(job)
     if outcome.interrupted:
@@ -327,7 +379,7 @@ def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] |
     results = {f"test/{name}": value for name, value in embedder.score(test).items()}
     results |= outcome.effort()
     results |= engine.count_cost(
-        lambda variables, batch: model.apply(variables, batch), outcome.variables, _example_batch(config)
+        lambda variables, batch: model.apply(variables, batch), outcome.variables, _example_batch(config, backbones)
     )
     write_retrieval_report(
         run.report,
@@ -363,6 +415,7 @@ def evaluate(
     embedder.config = config = config_of(embedder.config)
     examples = engine.not_empty(DataParts(config.data)[split], split)
     check_captions(examples, split)
+    examples = embedder.inputs.store({"evaluation": examples}, captions_of)["evaluation"]
     return {f"{split}/{name}": value for name, value in embedder.score(examples).items()}
 
 
@@ -382,11 +435,18 @@ def load(path: str | Path) -> "Embedder":
     if run.recipe != RECIPE:
         raise InputError(f"{run.path} must be a run of {RECIPE}; it is one of {run.recipe}. Give another run.")
     config = run.settings(RetrievalConfig)
-    tokenizer = data.Tokenizer.load(run.tokenizer)
-    model = build_model(config, tokenizer.vocab_size)
-    shapes = jax.eval_shape(lambda: _initialise(model, config))
-    variables = engine.restore_variables(run, shapes, config.training, config.optimizer)
-    return Embedder(model, variables, tokenizer, config)
+    backbones = reopen_backbones(run, slots(config), config.data)
+    tokenizer = tokenizer_of(backbones) or data.Tokenizer.load(run.tokenizer)
+    model = build_model(config, tokenizer.vocab_size, backbones)
+    variables = engine.restore_variables(
+        run,
+        template_variables(lambda: _initialise(model, config, backbones), backbones),
+        config.training,
+        config.optimizer,
+        last_link=layer_decay_of(backbones),
+        lora=lora_of(backbones),
+    )
+    return Embedder(model, variables, tokenizer, config, ModelInputs(tokenizer, backbones))
 
 
 def classify(
@@ -445,33 +505,37 @@ class Embedder:
         variables: its collections.
         tokenizer: text to tokens.
         config: the settings.
+        inputs: what brings images and texts to the model; None takes pixels and tokens.
     """
 
     def __init__(
         self,
         model: models.DualEncoder,
         variables: Mapping[str, Any],
-        tokenizer: data.Tokenizer,
+        tokenizer: TextTokenizer,
         config: RetrievalConfig,
+        inputs: ModelInputs | None = None,
     ) -> None:
         self.model, self.variables, self.tokenizer, self.config = model, variables, tokenizer, config
+        self.inputs = inputs or ModelInputs(tokenizer)
         self._encode = {
             "image": jax.jit(lambda variables, images: model.apply(variables, images, method="encode_image")),
             "text": jax.jit(lambda variables, tokens: model.apply(variables, tokens, method="encode_text")),
         }
 
-    def images(self, images: Iterable[np.ndarray], *, batch_size: int | None = None) -> np.ndarray:
+    def images(self, images: Iterable[np.ndarray | Views], *, batch_size: int | None = None) -> np.ndarray:
         """Encodes decoded images.
 
         Args:
-            images: each uint8 `[stored_size, stored_size, 3]`.
+            images: each uint8 `[stored_size, stored_size, 3]`, or its stored features.
             batch_size: at a time; None takes that of the training.
 
         Returns:
             `[images, features]` float32, of length 1.
         """
         transform, rng = ImageTransform(self.config.data, training=False), np.random.default_rng(0)
-        return self._all("image", (transform(image, rng) for image in images), batch_size)
+        rows = self.inputs.images(transform(image, rng) for image in images)
+        return self._all("image", rows, batch_size)
 
     def photographs(self, paths: Sequence[str | Path]) -> np.ndarray:
         """Encodes image files.
@@ -498,8 +562,8 @@ class Embedder:
         Returns:
             `[texts, features]` float32, of length 1.
         """
-        length = self.config.data.max_length
-        return self._all("text", (self.tokenizer.encode(text, length) for text in texts), min(len(texts), 256))
+        rows = self.inputs.texts.encode_batch(list(texts), self.config.data.max_length)
+        return self._all("text", rows, min(len(texts), 256))
 
     def part(self, examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Encodes all images and all captions of a part of the data.
@@ -590,8 +654,8 @@ def _samples(embedder: Embedder, examples: Examples, count: int) -> list[Retriev
         samples.append(
             RetrievalSample(
                 query=captions[text],
-                images=[examples[place]["image"] for place in best],
-                names=[str(examples[place].get("id", place)) for place in best],
+                images=[examples.picture(place) for place in best],
+                names=[str(examples.describe(place).get("id", place)) for place in best],
                 scores=[float(scores[place]) for place in best],
                 right=best.index(owners[text]) if owners[text] in best else None,
             )
@@ -599,13 +663,16 @@ def _samples(embedder: Embedder, examples: Examples, count: int) -> list[Retriev
     return samples
 
 
-def _example_batch(config: RetrievalConfig) -> dict[str, jax.Array]:
-    side = config.data.image_size
-    return {
-        "image": jnp.zeros((1, side, side, 3), jnp.uint8),
-        "text": jnp.ones((1, config.data.max_length), jnp.int32),
-    }
+def captions_of(example: Mapping[str, Any]) -> Iterable[str]:
+    """The texts of an example that the towers read."""
+    return [str(caption) for caption in example["captions"]]
 
 
-def _initialise(model: models.DualEncoder, config: RetrievalConfig) -> dict[str, Any]:
-    return dict(jax.jit(model.init)(jax.random.key(config.seed), _example_batch(config)))
+def _example_batch(config: RetrievalConfig, backbones: Backbones = NO_BACKBONES) -> dict[str, jax.Array]:
+    return {"image": image_example(config.data, backbones), "text": text_example(config.data, backbones)}
+
+
+def _initialise(
+    model: models.DualEncoder, config: RetrievalConfig, backbones: Backbones = NO_BACKBONES
+) -> dict[str, Any]:
+    return dict(jax.jit(model.init)(jax.random.key(config.seed), _example_batch(config, backbones)))

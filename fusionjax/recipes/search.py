@@ -86,8 +86,7 @@ def check_query(embedder: retrieval.Embedder, text: str, top: int) -> None:
     """
     if top < 1:
         raise InputError(f"top must be at least 1; got {top}. 10 is the default.")
-    tokens = embedder.tokenizer.encode(text, embedder.config.data.max_length)
-    if not (tokens > data.tokenizer.UNKNOWN).any():
+    if not embedder.tokenizer.knows(text):
         raise InputError(f"a query must have a word that the run was trained with; got {text!r}. Search otherwise.")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fusionjax import data, losses, models
 from fusionjax.recipes.config import DecodingConfig
+from fusionjax.recipes.frozen import ModelInputs
 
 _END_TOKEN = 2
 
@@ -40,12 +41,19 @@ class CaptionWriter:
         variables: its collections.
         tokenizer: text to tokens and back.
         max_length: tokens of a caption, start and end included.
+        inputs: what brings images to the model; None takes them as they are.
     """
 
     def __init__(
-        self, model: models.Captioner, variables: Mapping[str, Any], tokenizer: data.Tokenizer, max_length: int
+        self,
+        model: models.Captioner,
+        variables: Mapping[str, Any],
+        tokenizer: data.Tokenizer,
+        max_length: int,
+        inputs: ModelInputs | None = None,
     ) -> None:
         self.model, self.variables, self.tokenizer, self.max_length = model, variables, tokenizer, max_length
+        self.inputs = inputs or ModelInputs(tokenizer)
         self._generators: dict[DecodingConfig, Callable[..., Any]] = {}
         self._sums = jax.jit(self._cross_entropy)
         self._maps = jax.jit(self._attention)
@@ -56,7 +64,7 @@ class CaptionWriter:
         """Writes a caption for each image.
 
         Args:
-            images: uint8 `[images, size, size, 3]`.
+            images: uint8 `[images, size, size, 3]`, or stored features, `[images, numbers]`.
             decoding: how.
             look: whether to give the attention too.
             batch_size: images at once; the last batch is filled up.
@@ -64,6 +72,7 @@ class CaptionWriter:
         Returns:
             One `Written` an image.
         """
+        images = np.stack(list(self.inputs.images(images)))
         generator = self._generator(decoding)
         size = min(batch_size, 1 << max(len(images) - 1, 0).bit_length())
         written: list[Written] = []
