@@ -53,8 +53,8 @@ class RowStore:
     """A folder of rows of one width and dtype.
 
     Rows lie in files of many, each an array of records (key, checksum, row) that is written whole under another name,
-    then renamed, and never changed: whatever is killed in between, and however many processes write at once, what can be
-    seen is whole. Two processes that write the same row write it twice, which harms nothing.
+    then renamed, and never changed: whatever is killed in between, and however many processes write at once, what can
+    be seen is whole. Two processes that write the same row write it twice, which harms nothing.
 
     Attributes:
         folder: made when something is written.

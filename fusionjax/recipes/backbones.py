@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -109,7 +109,7 @@ class Slot:
     has_tokens: bool
 
 
-Slots = Mapping[pretrained.Part, Slot]
+Slots = Mapping[Literal["image", "text"], Slot]
 
 
 def open_backbones(slots: Slots, data_config: DataConfig) -> dict[str, Backbone]:
@@ -169,6 +169,24 @@ def reopen_backbones(run: Run, slots: Slots, data_config: DataConfig) -> dict[st
     return found
 
 
+def image_size_of(config: BackboneConfig) -> int:
+    """Gives the size of the photographs that an image encoder's weights were trained with; no tensor is read.
+
+    Args:
+        config: with weights.
+
+    Returns:
+        Side of the square, in pixels.
+
+    Raises:
+        InputError: the weights cannot be opened, or are of no image encoder.
+    """
+    preparation = pretrained.open_encoder(str(config.weights), "image", architecture=config.architecture).preparation
+    if preparation is None:
+        raise InputError(f"{config.weights} must say the size of its photographs; it has none. Give others.")
+    return min(preparation.size)
+
+
 def record_backbones(run: Run, backbones: Backbones) -> None:
     """Writes down what the weights of a run are, or checks that they are what they were when it was begun.
 
@@ -225,8 +243,8 @@ def check_weights(backbone: Backbone) -> None:
 
 def _difference(backbone: Backbone, run: Any) -> str:
     return (
-        f"{backbone.published.source} must hold the weights that {run} was begun with; they have changed since. Put the "
-        "first ones back, or choose another --output and train again."
+        f"{backbone.published.source} must hold the weights that {run} was begun with; they have changed since. Put "
+        "the first ones back, or choose another --output and train again."
     )
 
 

@@ -19,6 +19,7 @@ from fusionjax.recipes.backbones import (
     Slot,
     Slots,
     image_example,
+    image_size_of,
     layer_decay_of,
     lora_of,
     open_backbones,
@@ -135,18 +136,21 @@ class CaptioningConfig:
 Config = CaptioningConfig
 
 
-def preset(source: str) -> CaptioningConfig:
-    """The settings that suit a source.
+def preset(source: str, image: ImageBackboneConfig = ImageBackboneConfig()) -> CaptioningConfig:
+    """The settings that suit a source and, where there is one, a published encoder.
 
     Args:
         source: `"scenes"`, `"flickr"`, `"coco"` or `"tfds"`.
+        image: names the weights, and how they are tuned.
 
     Returns:
         The config; the folder or the name of the data set is still to be given (`dataclasses.replace`).
 
     Raises:
-        InputError: an unknown source.
+        InputError: an unknown source, or weights that cannot be opened.
     """
+    if image.weights is not None:
+        return _on_weights(preset(source), image)
     if source == "scenes":
         scenes = DataConfig(size=16_000, image_size=48, captions_per_image=2, max_length=12)
         schedule = TrainingConfig(epochs=4, batch_size=16, ema_decay=0.99)
@@ -177,6 +181,18 @@ def preset(source: str) -> CaptioningConfig:
         ),
         training=TrainingConfig(epochs=18, batch_size=16, label_smoothing=0.1),
         reward=RewardConfig(epochs=4, caption_weight=0.1),
+    )
+
+
+def _on_weights(scratch: CaptioningConfig, image: ImageBackboneConfig) -> CaptioningConfig:
+    """The settings of a source, with a published encoder in place of one from scratch."""
+    is_frozen = image.tune == "frozen"
+    return dataclasses.replace(
+        scratch,
+        image=dataclasses.replace(
+            image, features=256, dropout_rate=0.3, views=2 if is_frozen and scratch.data.flip else 1
+        ),
+        data=dataclasses.replace(scratch.data, image_size=image_size_of(image)),
     )
 
 

@@ -20,6 +20,7 @@ from fusionjax.recipes.backbones import (
     Slot,
     Slots,
     image_example,
+    image_size_of,
     layer_decay_of,
     lora_of,
     open_backbones,
@@ -151,18 +152,24 @@ class ClassificationConfig:
 Config = ClassificationConfig
 
 
-def preset(source: str) -> ClassificationConfig:
-    """The settings that suit a source.
+def preset(
+    source: str, image: ImageBackboneConfig = ImageBackboneConfig(), text: BackboneConfig = BackboneConfig()
+) -> ClassificationConfig:
+    """The settings that suit a source and, where there are any, published encoders.
 
     Args:
         source: `"scenes"`, `"flickr"`, `"coco"` or `"tfds"`.
+        image: names the weights of an image encoder, and how they are tuned.
+        text: the same of a text encoder.
 
     Returns:
         The config; the folder or the name of the data set is still to be given (`dataclasses.replace`).
 
     Raises:
-        InputError: an unknown source.
+        InputError: an unknown source, or weights that cannot be opened.
     """
+    if image.weights is not None or text.weights is not None:
+        return _on_weights(preset(source), image, text)
     if source == "scenes":
         return ClassificationConfig(
             data=DataConfig(size=16_000, image_size=48, captions_per_image=2, max_length=12),
@@ -175,6 +182,21 @@ def preset(source: str) -> ClassificationConfig:
         raise InputError(f"the source must be scenes, flickr, coco or tfds; got {source!r}. Choose one.")
     photographs = DataConfig(source=source, image_size=96, margin=0.125, flip=True, min_count=2, max_length=24)  # type: ignore[arg-type]
     return ClassificationConfig(data=photographs, model=ModelConfig(dropout_rate=0.3))
+
+
+def _on_weights(
+    scratch: ClassificationConfig, image: ImageBackboneConfig, text: BackboneConfig
+) -> ClassificationConfig:
+    """The settings of a source, with published encoders in place of those from scratch."""
+    settings = scratch.data
+    if image.weights is not None:
+        views = 2 if image.tune == "frozen" and settings.flip else 1
+        image = dataclasses.replace(image, views=views)
+        settings = dataclasses.replace(settings, image_size=image_size_of(image))
+    if text.weights is not None:
+        # Parts of words, and what begins and ends a text.
+        settings = dataclasses.replace(settings, max_length=2 * settings.max_length)
+    return dataclasses.replace(scratch, image=image, text=text, data=settings)
 
 
 def slots(config: ClassificationConfig) -> Slots:

@@ -20,6 +20,7 @@ from fusionjax.recipes.backbones import (
     Slot,
     Slots,
     image_example,
+    image_size_of,
     layer_decay_of,
     lora_of,
     open_backbones,
@@ -139,18 +140,24 @@ class RetrievalConfig:
 Config = RetrievalConfig
 
 
-def preset(source: str) -> RetrievalConfig:
-    """The settings that suit a source.
+def preset(
+    source: str, image: ImageBackboneConfig = ImageBackboneConfig(), text: BackboneConfig = BackboneConfig()
+) -> RetrievalConfig:
+    """The settings that suit a source and, where there are any, published encoders.
 
     Args:
         source: `"scenes"`, `"flickr"`, `"coco"` or `"tfds"`.
+        image: names the weights of an image encoder, and how they are tuned.
+        text: the same of a text encoder.
 
     Returns:
         The config; the folder or the name of the data set is still to be given (`dataclasses.replace`).
 
     Raises:
-        InputError: an unknown source.
+        InputError: an unknown source, or weights that cannot be opened.
     """
+    if image.weights is not None or text.weights is not None:
+        return _on_weights(preset(source), image, text)
     if source == "scenes":
         scenes = DataConfig(size=8000, image_size=48, max_length=12)
         model = ModelConfig(cnn_features=(16, 32, 64), image_pooling="flatten", features=128, dropout_rate=0.0)
@@ -167,6 +174,19 @@ def preset(source: str) -> RetrievalConfig:
         max_length=26,
     )
     return RetrievalConfig(data=photographs, training=TrainingConfig(epochs=60, batch_size=32))
+
+
+def _on_weights(scratch: RetrievalConfig, image: ImageBackboneConfig, text: BackboneConfig) -> RetrievalConfig:
+    """The settings of a source, with published encoders in place of those from scratch."""
+    settings = scratch.data
+    if image.weights is not None:
+        views = 2 if image.tune == "frozen" and settings.flip else 1
+        image = dataclasses.replace(image, views=views)
+        settings = dataclasses.replace(settings, image_size=image_size_of(image))
+    if text.weights is not None:
+        # Parts of words, and what begins and ends a text.
+        settings = dataclasses.replace(settings, max_length=2 * settings.max_length)
+    return dataclasses.replace(scratch, image=image, text=text, data=settings)
 
 
 def slots(config: RetrievalConfig) -> Slots:

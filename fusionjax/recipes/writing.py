@@ -72,7 +72,7 @@ class CaptionWriter:
         Returns:
             One `Written` an image.
         """
-        images = np.stack(list(self.inputs.images(images)))
+        images = np.stack(list(self.inputs.images(images))) if len(images) else images
         generator = self._generator(decoding)
         size = min(batch_size, 1 << max(len(images) - 1, 0).bit_length())
         written: list[Written] = []
