@@ -15,7 +15,7 @@ from fusionjax.cli.parsing import parse, value_of
 from fusionjax.errors import InputError
 from fusionjax.recipes import comparison, vqa
 from fusionjax.recipes import search as searching
-from fusionjax.recipes.config import DataConfig, DecodingConfig
+from fusionjax.recipes.config import BackboneConfig, DataConfig, DecodingConfig
 from fusionjax.recipes.run import open_run
 from fusionjax.recipes.zero_shot import TEMPLATES
 
@@ -500,10 +500,25 @@ def _preset(recipe: ModuleType, words: Sequence[str]) -> Any:
     """The settings that suit the source and, in a recipe that has settings for each of them, the fusion."""
     source = value_of(words, "--data.source", "scenes")
     if recipe is not vqa:
-        return recipe.preset(source)
+        return recipe.preset(source, **_backbones(recipe, words))
     fusion: Any = value_of(words, "--fusion", vqa.Config.fusion)
     # One that is unknown is left to the parser, which lists them.
     return vqa.preset(source, fusion) if fusion in comparison.choices_of(vqa.Config, "fusion") else vqa.preset(source)
+
+
+def _backbones(recipe: ModuleType, words: Sequence[str]) -> dict[str, BackboneConfig]:
+    """The published encoders that are asked for, on which the other settings depend too."""
+    found: dict[str, BackboneConfig] = {}
+    for name in ("image", "text"):
+        plain = getattr(recipe.Config, name, None)
+        weights = value_of(words, f"--{name}.weights", "")
+        if isinstance(plain, BackboneConfig) and weights:
+            tune: Any = value_of(words, f"--{name}.tune", plain.tune)
+            # One that is unknown is left to the parser, which lists them.
+            tune = tune if tune in comparison.choices_of(type(plain), "tune") else plain.tune
+            architecture = value_of(words, f"--{name}.architecture", "") or None
+            found[name] = dataclasses.replace(plain, weights=weights, architecture=architecture, tune=tune)
+    return found
 
 
 def bench(words: Sequence[str]) -> Result:

@@ -12,6 +12,7 @@ from fusionjax.data.loader import Loader, LoaderIterator, make_loader
 from fusionjax.data.mixing import MixedIterator, MixedLoader
 from fusionjax.data.preparation import prepare_image
 from fusionjax.data.published_tokenizer import TokenizerKind, read_tokenizer
+from fusionjax.data.row_store import RowStore, StoredRows
 from fusionjax.data.scenes import SceneExample, Scenes
 from fusionjax.data.sort_of_clevr import SortOfClevr
 from fusionjax.data.tfds_source import TFDSSource, tfds_splits
@@ -29,9 +30,11 @@ __all__ = [
     "Question",
     "QuestionExample",
     "QuestionFolder",
+    "RowStore",
     "SceneExample",
     "Scenes",
     "SortOfClevr",
+    "StoredRows",
     "TFDSSource",
     "Tokenizer",
     "TokenizerKind",

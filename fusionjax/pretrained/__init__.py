@@ -3,6 +3,7 @@
 from fusionjax.pretrained.architecture import Architecture, CaptionTokens, ImagePreparation
 from fusionjax.pretrained.layouts import Layout
 from fusionjax.pretrained.loading import Pretrained, find_architecture, load, rename, save
+from fusionjax.pretrained.published import PublishedEncoder, encoder_of_header, open_encoder
 from fusionjax.pretrained.recurrent import rnn_from_linen, rnn_from_torch, rnn_to_linen, rnn_to_torch
 from fusionjax.pretrained.registry import ARCHITECTURES
 from fusionjax.pretrained.rows import Row
@@ -14,9 +15,12 @@ __all__ = [
     "ImagePreparation",
     "Layout",
     "Pretrained",
+    "PublishedEncoder",
     "Row",
+    "encoder_of_header",
     "find_architecture",
     "load",
+    "open_encoder",
     "rename",
     "rnn_from_linen",
     "rnn_from_torch",

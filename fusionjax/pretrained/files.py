@@ -60,6 +60,22 @@ def open_weights(source: str | Path) -> Weights:
     raise InputError(f"weights must be a file, a folder or the id of a model; there is no {source}. Check the name.")
 
 
+def takes_mean(path: Path) -> bool:
+    """Says whether weights lie in a folder of sentence-transformers that pools to the mean of the states.
+
+    Args:
+        path: of the file of weights, or of their folder.
+
+    Returns:
+        Whether the folder says so.
+
+    Raises:
+        InputError: what it says cannot be read.
+    """
+    file = (path if path.is_dir() else path.parent) / "1_Pooling" / "config.json"
+    return file.is_file() and bool(read_json(file).get("pooling_mode_mean_tokens"))
+
+
 def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes tensors whole, or not at all.
 

@@ -19,8 +19,9 @@ from fusionjax import data
 from fusionjax.data.published_tokenizer import TOKENIZER_FILES
 from fusionjax.errors import InputError
 from fusionjax.pretrained.architecture import Architecture, CaptionTokens, ImagePreparation
+from fusionjax.pretrained.bert import SENTENCE_BERT_TRANSFORMERS
 from fusionjax.pretrained.copies import check_copies, without_copies
-from fusionjax.pretrained.files import Weights, open_weights, read_json, write_safetensors
+from fusionjax.pretrained.files import Weights, open_weights, read_json, takes_mean, write_safetensors
 from fusionjax.pretrained.preparation import PREPROCESSOR, read_timm, read_transformers, to_transformers
 from fusionjax.pretrained.registry import ARCHITECTURES
 from fusionjax.pretrained.rows import tensors_from, variables_from
@@ -106,9 +107,10 @@ def load(
             values.
     """
     opened = open_weights(source)
-    found, sizes = _recognise(opened, architecture)
+    found, sizes = recognise(opened, architecture)
     weights = without_copies(opened, found.copies)
-    model, sizes, preparation = _prepare(found, sizes, opened)
+    preparation = read_preparation(found, sizes, opened)
+    model, sizes = build_model(found, sizes, preparation)
     expected = _cast(jax.eval_shape(lambda: model.init(jax.random.key(0), *found.example(sizes))), param_dtype)
     variables = variables_from(
         found.rows(sizes),
@@ -205,8 +207,23 @@ def find_architecture(name: str, among: Sequence[Architecture] = ARCHITECTURES) 
     raise InputError(f"the architecture must be one of {', '.join(one.name for one in among)}; got {name!r}. {hint}")
 
 
-def _recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
+def recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
+    """Tells the architecture of weights, and the sizes of the model.
+
+    Args:
+        weights: opened.
+        name: of the architecture; None tells it from the tensors, and from what sentence-transformers says of pooling
+            in the folder.
+
+    Returns:
+        The architecture and the sizes.
+
+    Raises:
+        InputError: they are of none, or not of the one that is named.
+    """
     candidates = ARCHITECTURES if name is None else (find_architecture(name),)
+    if name is None and takes_mean(weights.path):
+        candidates = (SENTENCE_BERT_TRANSFORMERS, *candidates)
     for one in candidates:
         sizes = one.recognise(without_copies(weights, one.copies).shapes, weights.config)
         if sizes is not None:
@@ -220,25 +237,52 @@ def _recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
     raise InputError(f"{weights.path} must hold weights of {name}; got {some}, ... Name another architecture.")
 
 
-def _prepare(found: Architecture, sizes: Any, weights: Weights) -> tuple[nn.Module, Any, ImagePreparation | None]:
-    """The model whose channels have the mean and deviation that the files beside the weights name."""
-    model, published = found.build(sizes), found.preparation(sizes)
+def read_preparation(found: Architecture, sizes: Any, weights: Weights) -> ImagePreparation | None:
+    """How photographs are prepared: as the architecture has it, corrected by the files beside the weights.
+
+    Args:
+        found: the architecture.
+        sizes: of the model.
+        weights: opened.
+
+    Returns:
+        The preparation; None for a model of text alone.
+
+    Raises:
+        InputError: a file says what has no equal here.
+    """
+    published = found.preparation(sizes)
     if published is None:
-        return model, sizes, None
-    mean, std = _channels(model) or (None, None)
+        return None
+    mean, std = _channels(found.build(sizes)) or (None, None)
     preparation = dataclasses.replace(published, mean=published.mean or mean, std=published.std or std)
     file = None if weights.folder is None else weights.folder / PREPROCESSOR
     if file is not None and file.exists():
-        preparation = read_transformers(preparation, read_json(file), file)
-    elif isinstance(settings := weights.config.get("pretrained_cfg"), dict):
-        preparation = read_timm(preparation, settings, weights.path)
-    channels = {"mean": preparation.mean, "std": preparation.std}
-    if _channels(model) not in (None, (preparation.mean, preparation.std)):
+        return read_transformers(preparation, read_json(file), file)
+    if isinstance(settings := weights.config.get("pretrained_cfg"), dict):
+        return read_timm(preparation, settings, weights.path)
+    return preparation
+
+
+def build_model(found: Architecture, sizes: Any, preparation: ImagePreparation | None) -> tuple[nn.Module, Any]:
+    """The model whose channels have the mean and deviation of a preparation.
+
+    Args:
+        found: the architecture.
+        sizes: of the model.
+        preparation: of photographs; None for a model of text alone.
+
+    Returns:
+        The model, without parameters, and its sizes.
+    """
+    model = found.build(sizes)
+    if preparation is not None and _channels(model) not in (None, (preparation.mean, preparation.std)):
+        channels = {"mean": preparation.mean, "std": preparation.std}
         if hasattr(sizes, "mean"):
             sizes = dataclasses.replace(sizes, **channels)
         name = _image_encoder(model)
         model = model.clone(**{name: getattr(model, name).clone(**channels)})
-    return model, sizes, preparation
+    return model, sizes
 
 
 def _image_encoder(model: nn.Module) -> str:

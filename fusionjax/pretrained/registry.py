@@ -34,7 +34,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     BERT_TRANSFORMERS,
     BERT_PRETRAINING_TRANSFORMERS,
     BERT_FIRST_TRANSFORMERS,
-    # The same tensors as a BERT's: only by name.
+    # The same tensors as a BERT's: by name, or by a folder of sentence-transformers that says so.
     SENTENCE_BERT_TRANSFORMERS,
     CLIP_TRANSFORMERS,
     SIGLIP_TRANSFORMERS,

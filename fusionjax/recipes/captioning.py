@@ -13,14 +13,31 @@ import numpy as np
 from fusionjax import data, encoders, losses, metrics, models, training
 from fusionjax.errors import InputError
 from fusionjax.recipes import engine
+from fusionjax.recipes.backbones import (
+    NO_BACKBONES,
+    Backbones,
+    Slot,
+    Slots,
+    image_example,
+    image_size_of,
+    layer_decay_of,
+    lora_of,
+    open_backbones,
+    record_backbones,
+    reopen_backbones,
+    template_variables,
+    with_weights,
+)
 from fusionjax.recipes.captions import CaptionTransform, train_tokenizer
 from fusionjax.recipes.config import (
     DataConfig,
     DecodingConfig,
+    ImageBackboneConfig,
     TrainingConfig,
     require_not_negative,
     require_positive,
 )
+from fusionjax.recipes.frozen import ModelInputs
 from fusionjax.recipes.report import CaptionSample, write_report
 from fusionjax.recipes.reward import CaptionReward, RewardConfig, make_reward_loss
 from fusionjax.recipes.run import Run, finished_metrics, open_run, start_run
@@ -85,6 +102,7 @@ class CaptioningConfig:
         seed: of the parameters, the order of the data and dropout.
         strategy: `jit` shards each batch over the local devices; `pmap` replicates the step.
         data: what to learn from.
+        image: an image encoder with published weights, in place of the one that `model` describes.
         model: the captioner's shape.
         optimizer: how to learn.
         training: how long.
@@ -97,6 +115,7 @@ class CaptioningConfig:
     seed: int = 0
     strategy: Literal["jit", "pmap"] = "jit"
     data: DataConfig = DataConfig()
+    image: ImageBackboneConfig = ImageBackboneConfig()
     model: ModelConfig = ModelConfig()
     optimizer: training.OptimizerConfig = training.OptimizerConfig(
         learning_rate=2e-3, warmup_steps=100, clip_norm=5.0, weight_decay=1e-2
@@ -117,18 +136,21 @@ class CaptioningConfig:
 Config = CaptioningConfig
 
 
-def preset(source: str) -> CaptioningConfig:
-    """The settings that suit a source.
+def preset(source: str, image: ImageBackboneConfig = ImageBackboneConfig()) -> CaptioningConfig:
+    """The settings that suit a source and, where there is one, a published encoder.
 
     Args:
         source: `"scenes"`, `"flickr"`, `"coco"` or `"tfds"`.
+        image: names the weights, and how they are tuned.
 
     Returns:
         The config; the folder or the name of the data set is still to be given (`dataclasses.replace`).
 
     Raises:
-        InputError: an unknown source.
+        InputError: an unknown source, or weights that cannot be opened.
     """
+    if image.weights is not None:
+        return _on_weights(preset(source), image)
     if source == "scenes":
         scenes = DataConfig(size=16_000, image_size=48, captions_per_image=2, max_length=12)
         schedule = TrainingConfig(epochs=4, batch_size=16, ema_decay=0.99)
@@ -162,28 +184,57 @@ def preset(source: str) -> CaptioningConfig:
     )
 
 
-def build_model(config: CaptioningConfig, vocab_size: int) -> models.Captioner:
+def _on_weights(scratch: CaptioningConfig, image: ImageBackboneConfig) -> CaptioningConfig:
+    """The settings of a source, with a published encoder in place of one from scratch."""
+    is_frozen = image.tune == "frozen"
+    return dataclasses.replace(
+        scratch,
+        image=dataclasses.replace(
+            image, features=256, dropout_rate=0.3, views=2 if is_frozen and scratch.data.flip else 1
+        ),
+        data=dataclasses.replace(scratch.data, image_size=image_size_of(image)),
+    )
+
+
+def slots(config: CaptioningConfig) -> Slots:
+    """Where the captioner can have a published encoder.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The slot of the images.
+    """
+    return {"image": Slot(config.image, "encoder", has_tokens=config.model.decoder != "lstm")}
+
+
+def build_model(config: CaptioningConfig, vocab_size: int, backbones: Backbones = NO_BACKBONES) -> models.Captioner:
     """Builds the captioner.
 
     Args:
         config: the settings.
         vocab_size: of the tokenizer.
+        backbones: published encoders, opened.
 
     Returns:
         The model, without parameters.
     """
     shape, dtype = config.model, engine.compute_dtype(config.training)
-    encoder = encoders.SimpleCNN(
-        features=shape.cnn_features,
-        padding=shape.padding,
-        normalization=shape.normalization,
-        pooling=shape.pooling,
-        use_positions=shape.use_positions,
-        dropout_rate=shape.dropout_rate,
-        mean=0.5,
-        std=0.5,
-        dtype=dtype,
-    )
+    encoder: Any
+    if "image" in backbones:
+        encoder = backbones["image"].build(use_positions=shape.use_positions, dtype=dtype)
+    else:
+        encoder = encoders.SimpleCNN(
+            features=shape.cnn_features,
+            padding=shape.padding,
+            normalization=shape.normalization,
+            pooling=shape.pooling,
+            use_positions=shape.use_positions,
+            dropout_rate=shape.dropout_rate,
+            mean=0.5,
+            std=0.5,
+            dtype=dtype,
+        )
     common: dict[str, Any] = {"features": shape.features, "dropout_rate": shape.dropout_rate, "dtype": dtype}
     decoder: Any
     if shape.decoder == "transformer":
@@ -252,15 +303,20 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
     parts = DataParts(config.data)
     examples, validation, test = parts["train"], parts["validation"], engine.not_empty(parts["test"], "test")
     tokenizer = train_tokenizer(config.data, examples)
-    model = build_model(config, tokenizer.vocab_size)
-    engine.check_model(lambda: _initialise(model, config))
+    backbones = open_backbones(slots(config), config.data)
+    model = build_model(config, tokenizer.vocab_size, backbones)
+    engine.check_model(lambda: _initialise(model, config, backbones))
     run = start_run(config.output, RECIPE, config)
+    record_backbones(run, backbones)
     if run.tokenizer.exists():
         tokenizer = data.Tokenizer.load(run.tokenizer)
-        model = build_model(config, tokenizer.vocab_size)
+        model = build_model(config, tokenizer.vocab_size, backbones)
     tokenizer.save(run.tokenizer)
+    inputs = ModelInputs(tokenizer, backbones)
+    stored = inputs.store({"train": examples, "validation": validation, "test": test}, quiet=quiet)
+    examples, validation, test = stored["train"], stored["validation"], stored["test"]
     validate = _validation(model, tokenizer, config, validation) if len(validation) else None
-    job = _caption_job(run, config, model, tokenizer, examples)
+    job = _caption_job(run, config, model, tokenizer, examples, backbones)
     job = dataclasses.replace(job, validate=validate, quiet=quiet)
     outcome = first = engine.run_training(job)
     if config.reward.epochs and not outcome.interrupted:
@@ -268,7 +324,7 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
         outcome = engine.run_training(job).after(first)
     if outcome.interrupted:
         return None
-    writer = CaptionWriter(model, outcome.variables, tokenizer, config.data.max_length)
+    writer = CaptionWriter(model, outcome.variables, tokenizer, config.data.max_length, inputs=inputs)
     results, samples = score_captions(writer, config, test, "test")
     results |= outcome.effort()
     title = f"Captioning: {run.path.name}"
@@ -278,7 +334,12 @@ def train(config: CaptioningConfig, *, quiet: bool = False) -> dict[str, float] 
 
 
 def _caption_job(
-    run: Run, config: CaptioningConfig, model: models.Captioner, tokenizer: data.Tokenizer, examples: Examples
+    run: Run,
+    config: CaptioningConfig,
+    model: models.Captioner,
+    tokenizer: data.Tokenizer,
+    examples: Examples,
+    backbones: Backbones,
 ) -> engine.Job:
     """The first stage: the captions of the training part, word by word."""
     return engine.Job(
@@ -287,7 +348,7 @@ def _caption_job(
         optimizer=config.optimizer,
         strategy=config.strategy,
         seed=config.seed,
-        variables=_initialise(model, config),
+        variables=with_weights(_initialise(model, config, backbones), backbones),
         loss_fn=make_loss(model, config.training.label_smoothing),
         loader=data.make_loader(
             examples,
@@ -298,6 +359,8 @@ def _caption_job(
             num_workers=config.data.num_workers,
         ),
         epoch_examples=len(examples),
+        last_link=layer_decay_of(backbones),
+        lora=lora_of(backbones),
     )
 
 
@@ -320,7 +383,7 @@ def _reward_job(
         epochs=config.reward.epochs,
         optimizer=_reward_optimizer(config),
         seed=config.seed + 1,
-        variables=outcome.variables,
+        variables=outcome.learned,
         loss_fn=make_reward_loss(
             model,
             reward,
@@ -370,7 +433,9 @@ def evaluate(
     """
     writer, config = load(path)
     config = config_of(config)
-    return score_captions(writer, config, engine.not_empty(DataParts(config.data)[split], split), split)[0]
+    examples = engine.not_empty(DataParts(config.data)[split], split)
+    stored = writer.inputs.store({"evaluation": examples})["evaluation"]
+    return score_captions(writer, config, stored, split)[0]
 
 
 def caption(
@@ -416,18 +481,29 @@ def load(path: str | Path) -> tuple[CaptionWriter, CaptioningConfig]:
         raise InputError(f"{run.path} must be a run of {RECIPE}; it is one of {run.recipe}. Give another run.")
     config = run.settings(CaptioningConfig)
     tokenizer = data.Tokenizer.load(run.tokenizer)
-    model = build_model(config, tokenizer.vocab_size)
-    shapes = jax.eval_shape(lambda: _initialise(model, config))
+    backbones = reopen_backbones(run, slots(config), config.data)
+    model = build_model(config, tokenizer.vocab_size, backbones)
+    template = template_variables(lambda: _initialise(model, config, backbones), backbones)
     stage, optimizer = "", config.optimizer
     if config.reward.epochs:
         stage, optimizer = REWARD_STAGE, _reward_optimizer(config)
-    variables = engine.restore_variables(run, shapes, config.training, optimizer, stage)
-    return CaptionWriter(model, variables, tokenizer, config.data.max_length), config
+    variables = engine.restore_variables(
+        run,
+        template,
+        config.training,
+        optimizer,
+        stage,
+        last_link=layer_decay_of(backbones),
+        lora=lora_of(backbones),
+    )
+    inputs = ModelInputs(tokenizer, backbones)
+    return CaptionWriter(model, variables, tokenizer, config.data.max_length, inputs=inputs), config
 
 
-def _initialise(model: models.Captioner, config: CaptioningConfig) -> dict[str, Any]:
-    side = config.data.image_size
-    batch = {"image": jnp.zeros((1, side, side, 3), jnp.uint8), "text": jnp.ones((1, 3), jnp.int32)}
+def _initialise(
+    model: models.Captioner, config: CaptioningConfig, backbones: Backbones = NO_BACKBONES
+) -> dict[str, Any]:
+    batch = {"image": image_example(config.data, backbones), "text": jnp.ones((1, 3), jnp.int32)}
     return dict(jax.jit(model.init)(jax.random.key(config.seed), batch))
 
 
@@ -479,7 +555,7 @@ def score_captions(
     shown = writer.write(pixels[places], config.decoding, look=True)
     samples = [
         CaptionSample(
-            image=pixels[place],
+            image=transform(examples.picture(place), np.random.default_rng(0)),
             references=tuple(examples[place]["captions"]),
             caption=one.caption,
             words=one.words,

@@ -14,7 +14,33 @@ import numpy as np
 from fusionjax import data, encoders, fusion, losses, metrics, models, training
 from fusionjax.errors import InputError
 from fusionjax.recipes import engine
-from fusionjax.recipes.config import DataConfig, TrainingConfig, require_not_negative, require_positive
+from fusionjax.recipes.backbones import (
+    NO_BACKBONES,
+    Backbones,
+    Slot,
+    Slots,
+    image_example,
+    image_size_of,
+    layer_decay_of,
+    lora_of,
+    open_backbones,
+    record_backbones,
+    reopen_backbones,
+    template_variables,
+    text_example,
+    tokenizer_of,
+    with_weights,
+)
+from fusionjax.recipes.captions import TextRows
+from fusionjax.recipes.config import (
+    BackboneConfig,
+    DataConfig,
+    ImageBackboneConfig,
+    TrainingConfig,
+    require_not_negative,
+    require_positive,
+)
+from fusionjax.recipes.frozen import ModelInputs
 from fusionjax.recipes.report import ClassificationSample, write_classification_report
 from fusionjax.recipes.run import Run, finished_metrics, open_run, start_run, write_atomically
 from fusionjax.recipes.sources import DataParts, Examples, ImageTransform
@@ -82,6 +108,8 @@ class ClassificationConfig:
         seed: of the parameters, the order of the data and dropout.
         strategy: `jit` shards each batch over the local devices; `pmap` replicates the step.
         data: what to learn from; a folder's `captions.csv` needs a column `label`.
+        image: an image encoder with published weights, in place of the one that `model` describes.
+        text: a text encoder with published weights, likewise.
         model: the classifier's shape.
         optimizer: how to learn.
         training: how long.
@@ -94,6 +122,8 @@ class ClassificationConfig:
     seed: int = 0
     strategy: Literal["jit", "pmap"] = "jit"
     data: DataConfig = DataConfig()
+    image: ImageBackboneConfig = ImageBackboneConfig()
+    text: BackboneConfig = BackboneConfig()
     model: ModelConfig = ModelConfig()
     optimizer: training.OptimizerConfig = training.OptimizerConfig(
         learning_rate=1e-3, warmup_steps=100, clip_norm=1.0, weight_decay=1e-2
@@ -112,23 +142,34 @@ class ClassificationConfig:
                 f"self_attention; got {model.fusion}, {model.bidirectional} and {model.self_attention}. Set them, or "
                 "set caption_weight to 0."
             )
+        if self.caption_weight and self.text.weights is not None:
+            raise InputError(
+                f"caption_weight needs a text encoder from scratch, which does not look ahead; got {self.text.weights}."
+                " Set caption_weight to 0, or leave out text.weights."
+            )
 
 
 Config = ClassificationConfig
 
 
-def preset(source: str) -> ClassificationConfig:
-    """The settings that suit a source.
+def preset(
+    source: str, image: ImageBackboneConfig = ImageBackboneConfig(), text: BackboneConfig = BackboneConfig()
+) -> ClassificationConfig:
+    """The settings that suit a source and, where there are any, published encoders.
 
     Args:
         source: `"scenes"`, `"flickr"`, `"coco"` or `"tfds"`.
+        image: names the weights of an image encoder, and how they are tuned.
+        text: the same of a text encoder.
 
     Returns:
         The config; the folder or the name of the data set is still to be given (`dataclasses.replace`).
 
     Raises:
-        InputError: an unknown source.
+        InputError: an unknown source, or weights that cannot be opened.
     """
+    if image.weights is not None or text.weights is not None:
+        return _on_weights(preset(source), image, text)
     if source == "scenes":
         return ClassificationConfig(
             data=DataConfig(size=16_000, image_size=48, captions_per_image=2, max_length=12),
@@ -143,19 +184,54 @@ def preset(source: str) -> ClassificationConfig:
     return ClassificationConfig(data=photographs, model=ModelConfig(dropout_rate=0.3))
 
 
-def build_model(config: ClassificationConfig, vocab_size: int, num_classes: int) -> models.FusionClassifier:
+def _on_weights(
+    scratch: ClassificationConfig, image: ImageBackboneConfig, text: BackboneConfig
+) -> ClassificationConfig:
+    """The settings of a source, with published encoders in place of those from scratch."""
+    settings = scratch.data
+    if image.weights is not None:
+        views = 2 if image.tune == "frozen" and settings.flip else 1
+        image = dataclasses.replace(image, views=views)
+        settings = dataclasses.replace(settings, image_size=image_size_of(image))
+    if text.weights is not None:
+        # Parts of words, and what begins and ends a text.
+        settings = dataclasses.replace(settings, max_length=2 * settings.max_length)
+    return dataclasses.replace(scratch, image=image, text=text, data=settings)
+
+
+def slots(config: ClassificationConfig) -> Slots:
+    """Where the classifier can have published encoders.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The slots of the images and of the texts.
+    """
+    has_tokens = config.model.fusion != "concat"
+    return {
+        "image": Slot(config.image, "encoders_image", has_tokens=has_tokens),
+        "text": Slot(config.text, "encoders_text", has_tokens=has_tokens),
+    }
+
+
+def build_model(
+    config: ClassificationConfig, vocab_size: int, num_classes: int, backbones: Backbones = NO_BACKBONES
+) -> models.FusionClassifier:
     """Builds the classifier.
 
     Args:
         config: the settings.
         vocab_size: of the tokenizer.
         num_classes: of the labels.
+        backbones: published encoders, opened.
 
     Returns:
         The model, without parameters.
     """
     shape, dtype = config.model, engine.compute_dtype(config.training)
-    image = encoders.SimpleCNN(
+    built = {part: one.build(dtype=dtype) for part, one in backbones.items()}
+    image = built.get("image") or encoders.SimpleCNN(
         features=shape.cnn_features,
         padding=shape.padding,
         normalization=shape.normalization,
@@ -165,7 +241,7 @@ def build_model(config: ClassificationConfig, vocab_size: int, num_classes: int)
         std=0.5,
         dtype=dtype,
     )
-    text = encoders.RNNEncoder(
+    text = built.get("text") or encoders.RNNEncoder(
         vocab_size,
         shape.text_features,
         cell=shape.cell,
@@ -216,7 +292,7 @@ class LabelledPairs(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         place, caption = self.places[index]
         example = self.examples[place]
-        return {**example, "sentence": _sentences(example)[caption], "label_name": _label(example)}
+        return {**example, "sentence": sentences_of(example)[caption], "label_name": _label(example)}
 
 
 def label_pairs(examples: Examples, classes: Sequence[str] | None = None) -> LabelledPairs:
@@ -245,11 +321,12 @@ def label_pairs(examples: Examples, classes: Sequence[str] | None = None) -> Lab
                 f"the label of {example.get('id', place)} must be one of the training's, {', '.join(classes)}; got "
                 f"{_label(example)!r}. Correct it, or train with it."
             )
-        places += [(place, caption) for caption in range(len(_sentences(example)))]
+        places += [(place, caption) for caption in range(len(sentences_of(example)))]
     return LabelledPairs(examples, tuple(places))
 
 
-def _sentences(example: Mapping[str, Any]) -> list[str]:
+def sentences_of(example: Mapping[str, Any]) -> list[str]:
+    """The texts of an example, each of which makes a pair with its image."""
     return [example["sentence"]] if "sentence" in example else list(example["captions"])
 
 
@@ -263,14 +340,14 @@ class PairTransform:
     """Makes `image`, `text` and `label` of one pair.
 
     Attributes:
-        tokenizer: text to tokens.
+        tokenizer: text to tokens, or to what else the model reads.
         classes: names of the classes.
         config: sizes and augmentation.
         training: whether to augment.
         with_captions: adds the image's captions after the sentence, as many as the config says.
     """
 
-    tokenizer: data.Tokenizer
+    tokenizer: TextRows
     classes: tuple[str, ...]
     config: DataConfig
     training: bool
@@ -284,11 +361,11 @@ class PairTransform:
             rng: what chance depends on.
 
         Returns:
-            `image` uint8 `[size, size, 3]`, `text` int32 `[length]`, or `[1 + captions, length]` with captions, `label`
-            int32 and `weight` float32, 1.
+            `image` and `text`, see `ImageTransform` and `TextRows`, with captions one row of the text for the sentence
+            and one for each of these; `label` int32 and `weight` float32, 1.
         """
         image, length = ImageTransform(self.config, self.training)(example["image"], rng), self.config.max_length
-        text = self.tokenizer.encode(example["sentence"], length)
+        text = self.tokenizer.encode_batch([example["sentence"]], length)[0]
         if self.with_captions:
             count = self.config.captions_per_image
             chosen = [example["captions"][place] for place in rng.permutation(len(example["captions"]))[:count]]
@@ -361,18 +438,25 @@ def train(config: ClassificationConfig, *, quiet: bool = False) -> dict[str, flo
         return finished
     parts = DataParts(config.data)
     pairs = label_pairs(parts["train"])
-    tokenizer, classes = _words_and_classes(config.data, pairs)
+    backbones = open_backbones(slots(config), config.data)
+    classes = _classes_of(pairs)
+    tokenizer = tokenizer_of(backbones) or _train_tokenizer(config.data, pairs)
     validation, test = label_pairs(parts["validation"], classes), label_pairs(parts["test"], classes)
     engine.not_empty(test, "test")
-    model = build_model(config, tokenizer.vocab_size, len(classes))
-    engine.check_model(lambda: _initialise(model, config))
+    model = build_model(config, tokenizer.vocab_size, len(classes), backbones)
+    engine.check_model(lambda: _initialise(model, config, backbones))
     run = start_run(config.output, RECIPE, config)
+    record_backbones(run, backbones)
     if (run.path / "classes.json").exists():
-        tokenizer, classes = data.Tokenizer.load(run.tokenizer), _read_classes(run)
-        model = build_model(config, tokenizer.vocab_size, len(classes))
+        tokenizer, classes = tokenizer_of(backbones) or data.Tokenizer.load(run.tokenizer), _read_classes(run)
+        model = build_model(config, tokenizer.vocab_size, len(classes), backbones)
     tokenizer.save(run.tokenizer)
     write_atomically(run.path / "classes.json", json.dumps(classes) + "\n")
-    classifier = Classifier(model, {}, tokenizer, classes, config)
+    inputs = ModelInputs(tokenizer, backbones)
+    parts_of = {"train": pairs, "validation": validation, "test": test}
+    stored = inputs.store({name: one.examples for name, one in parts_of.items()}, sentences_of, quiet=quiet)
+    pairs, validation, test = (dataclasses.replace(one, examples=stored[name]) for name, one in parts_of.items())
+    classifier = Classifier(model, {}, inputs.texts, classes, config)
 
     def validate(variables: dict[str, Any]) -> dict[str, float]:
         classifier.variables = variables
@@ -384,11 +468,11 @@ def train(config: ClassificationConfig, *, quiet: bool = False) -> dict[str, flo
         optimizer=config.optimizer,
         strategy=config.strategy,
         seed=config.seed,
-        variables=_initialise(model, config),
+        variables=with_weights(_initialise(model, config, backbones), backbones),
         loss_fn=make_loss(model, config.training.label_smoothing, config.caption_weight),
         loader=data.make_loader(
             pairs,
-            PairTransform(tokenizer, classes, config.data, training=True, with_captions=config.caption_weight > 0),
+            PairTransform(inputs.texts, classes, config.data, training=True, with_captions=config.caption_weight > 0),
             batch_size=config.training.batch_size,
             shuffle=True,
             seed=config.seed,
@@ -397,6 +481,8 @@ def train(config: ClassificationConfig, *, quiet: bool = False) -> dict[str, flo
         epoch_examples=len(pairs),
         validate=validate if len(validation) else None,
         quiet=quiet,
+        last_link=layer_decay_of(backbones),
+        lora=lora_of(backbones),
     )
     outcome = engine.run_training(job)
     if outcome.interrupted:
@@ -432,13 +518,23 @@ def evaluate(
     if run.recipe != RECIPE:
         raise InputError(f"{run.path} must be a run of {RECIPE}; it is one of {run.recipe}. Give another run.")
     config = run.settings(ClassificationConfig)
-    tokenizer, classes = data.Tokenizer.load(run.tokenizer), _read_classes(run)
-    model = build_model(config, tokenizer.vocab_size, len(classes))
-    shapes = jax.eval_shape(lambda: _initialise(model, config))
-    variables = engine.restore_variables(run, shapes, config.training, config.optimizer)
+    backbones = reopen_backbones(run, slots(config), config.data)
+    tokenizer, classes = tokenizer_of(backbones) or data.Tokenizer.load(run.tokenizer), _read_classes(run)
+    model = build_model(config, tokenizer.vocab_size, len(classes), backbones)
+    variables = engine.restore_variables(
+        run,
+        template_variables(lambda: _initialise(model, config, backbones), backbones),
+        config.training,
+        config.optimizer,
+        last_link=layer_decay_of(backbones),
+        lora=lora_of(backbones),
+    )
     config = config_of(config)
-    classifier = Classifier(model, variables, tokenizer, classes, config)
+    inputs = ModelInputs(tokenizer, backbones)
+    classifier = Classifier(model, variables, inputs.texts, classes, config)
     pairs = engine.not_empty(label_pairs(DataParts(config.data)[split], classes), split)
+    stored = inputs.store({"evaluation": pairs.examples}, sentences_of)["evaluation"]
+    pairs = dataclasses.replace(pairs, examples=stored)
     return {f"{split}/{name}": value for name, value in classifier.score(pairs).items()}
 
 
@@ -448,7 +544,7 @@ class Classifier:
     Args:
         model: the Linen module.
         variables: its collections.
-        tokenizer: text to tokens.
+        tokenizer: text to tokens, or to what else the model reads.
         classes: names of the classes.
         config: the settings.
     """
@@ -457,7 +553,7 @@ class Classifier:
         self,
         model: models.FusionClassifier,
         variables: Mapping[str, Any],
-        tokenizer: data.Tokenizer,
+        tokenizer: TextRows,
         classes: tuple[str, ...],
         config: ClassificationConfig,
     ) -> None:
@@ -507,7 +603,7 @@ def _report(
     names = classifier.classes
     samples = [
         ClassificationSample(
-            image=pairs[place]["image"],
+            image=pairs.examples.picture(pairs.places[place][0]),
             sentence=pairs[place]["sentence"],
             label=names[labels[place]],
             prediction=names[predicted[place]],
@@ -527,25 +623,25 @@ def _report(
     )
 
 
-def _initialise(model: models.FusionClassifier, config: ClassificationConfig) -> dict[str, Any]:
-    side = config.data.image_size
-    batch = {
-        "image": jnp.zeros((1, side, side, 3), jnp.uint8),
-        "text": jnp.ones((1, config.data.max_length), jnp.int32),
-    }
+def _initialise(
+    model: models.FusionClassifier, config: ClassificationConfig, backbones: Backbones = NO_BACKBONES
+) -> dict[str, Any]:
+    batch = {"image": image_example(config.data, backbones), "text": text_example(config.data, backbones)}
     return dict(jax.jit(model.init)(jax.random.key(config.seed), batch))
 
 
-def _words_and_classes(config: DataConfig, pairs: LabelledPairs) -> tuple[data.Tokenizer, tuple[str, ...]]:
-    examples = [pairs.examples.describe(place) for place in range(len(pairs.examples))]
-    texts = (text for example in examples for text in _sentences(example))
-    tokenizer = data.train_tokenizer(
-        texts, kind=config.tokenizer, vocab_size=config.vocab_size, min_count=config.min_count
-    )
-    classes = tuple(sorted({str(_label(example)) for example in examples}))
+def _train_tokenizer(config: DataConfig, pairs: LabelledPairs) -> data.Tokenizer:
+    examples = (pairs.examples.describe(place) for place in range(len(pairs.examples)))
+    texts = (text for example in examples for text in sentences_of(example))
+    return data.train_tokenizer(texts, kind=config.tokenizer, vocab_size=config.vocab_size, min_count=config.min_count)
+
+
+def _classes_of(pairs: LabelledPairs) -> tuple[str, ...]:
+    labels = {str(_label(pairs.examples.describe(place))) for place in range(len(pairs.examples))}
+    classes = tuple(sorted(labels))
     if len(classes) < 2:
         raise InputError(f"classification needs two classes or more; got {', '.join(classes)}. Check the labels.")
-    return tokenizer, classes
+    return classes
 
 
 def _read_classes(run: Run) -> tuple[str, ...]:

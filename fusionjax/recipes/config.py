@@ -139,6 +139,61 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """An encoder with published weights, in place of one from scratch.
+
+    Attributes:
+        weights: a file, a folder, or the id of a model of the Hugging Face hub; none trains an encoder from scratch.
+        architecture: of the weights; told from the tensors if not given.
+        tune: `frozen` computes its features once and keeps them on disk, `lora` learns low-rank adapters of its
+            kernels, `full` all its parameters. Its batch statistics stay as they were published.
+        layer_decay: of the learning rate, layer by layer towards the input, for `full`.
+        lora_rank: of the adapters, for `lora`.
+        features: width that what it gives is projected to; none leaves it as it is.
+        dropout_rate: on what it gives.
+        storage: of the features on disk, for `frozen`.
+    """
+
+    weights: str | None = None
+    architecture: str | None = None
+    tune: Literal["frozen", "lora", "full"] = "frozen"
+    layer_decay: float = 1.0
+    lora_rank: int = 8
+    features: int | None = None
+    dropout_rate: float = 0.0
+    storage: Literal["float16", "float32"] = "float16"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        require_positive(self, "lora_rank", "features")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"layer_decay must be in (0, 1]; got {self.layer_decay}. Try 0.75.")
+        if self.layer_decay < 1 and self.tune != "full":
+            raise InputError(f"layer_decay is for tune full; got {self.layer_decay} and {self.tune}. Leave it at 1.")
+        if not 0 <= self.dropout_rate < 1:
+            raise InputError(f"dropout_rate must be in [0, 1); got {self.dropout_rate}. Try 0.3.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageBackboneConfig(BackboneConfig):
+    """An image encoder with published weights, in place of one from scratch.
+
+    Attributes:
+        views: of each training photograph whose features are kept, for `frozen`; training draws one of them: as it is,
+            mirrored (with `data.flip`), then cropped at random as the other settings of the data say.
+    """
+
+    views: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        super().__post_init__()
+        require_positive(self, "views")
+        if self.views > 1 and self.tune != "frozen":
+            raise InputError(f"views are kept for tune frozen; got {self.views} and {self.tune}. Leave them at 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How long and in what steps to learn.
 

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusionjax import data, models
+from fusionjax import models
 from fusionjax.errors import InputError
+from fusionjax.recipes.captions import TextTokenizer
+from fusionjax.recipes.frozen import ModelInputs
+from fusionjax.recipes.sources import Views
 
 _TEXTS = 256  # at a time
 
@@ -21,6 +24,7 @@ class Embedder:
         model: the Linen module.
         variables: its collections.
         tokenizer: text to tokens.
+        inputs: what brings prepared images, and texts, to the model; None takes pixels and tokens.
         length: tokens of each text.
         read: an image file to what `prepare` takes.
         prepare: an image to what the model takes, `[height, width, 3]`.
@@ -33,34 +37,35 @@ class Embedder:
         self,
         model: models.DualEncoder,
         variables: Mapping[str, Any],
-        tokenizer: data.Tokenizer,
+        tokenizer: TextTokenizer,
         *,
+        inputs: ModelInputs | None = None,
         length: int,
         read: Callable[[str | Path], np.ndarray],
-        prepare: Callable[[np.ndarray], np.ndarray],
+        prepare: Callable[[np.ndarray | Views], Any],
         preparation: str,
         batch_size: int,
         indexes: Path,
     ) -> None:
         self.model, self.variables, self.tokenizer = model, variables, tokenizer
         self.length, self.read, self.prepare, self.preparation = length, read, prepare, preparation
-        self.batch_size, self.indexes = batch_size, indexes
+        self.batch_size, self.indexes, self.inputs = batch_size, indexes, inputs or ModelInputs(tokenizer)
         self._encode = {
             "image": jax.jit(lambda variables, images: model.apply(variables, images, method="encode_image")),
             "text": jax.jit(lambda variables, tokens: model.apply(variables, tokens, method="encode_text")),
         }
 
-    def images(self, images: Iterable[np.ndarray], *, batch_size: int | None = None) -> np.ndarray:
+    def images(self, images: Iterable[np.ndarray | Views], *, batch_size: int | None = None) -> np.ndarray:
         """Encodes decoded images.
 
         Args:
-            images: each uint8, as `read` gives it.
+            images: each uint8, as `read` gives it, or its stored features.
             batch_size: at a time; None takes the embedder's.
 
         Returns:
             `[images, features]` float32, of length 1.
         """
-        return self._all("image", map(self.prepare, images), batch_size or self.batch_size)
+        return self._all("image", self.inputs.images(map(self.prepare, images)), batch_size or self.batch_size)
 
     def photographs(self, paths: Sequence[str | Path]) -> np.ndarray:
         """Encodes image files.
@@ -85,8 +90,8 @@ class Embedder:
         Returns:
             `[texts, features]` float32, of length 1.
         """
-        tokens = (self.tokenizer.encode(text, self.length) for text in texts)
-        return self._all("text", tokens, min(len(texts), _TEXTS))
+        rows = self.inputs.texts.encode_batch(list(texts), self.length)
+        return self._all("text", rows, min(len(texts), _TEXTS))
 
     def check_text(self, text: str) -> None:
         """Checks that a text can be searched for, which costs nothing.

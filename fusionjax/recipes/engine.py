@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from fusionjax import data, parallel, training
@@ -32,6 +33,7 @@ class Outcome:
 
     Attributes:
         variables: of the model, to evaluate with: the moving average where there is one.
+        learned: the same, adapters not yet added to the parameters, for a training that goes on from it.
         step: steps done.
         history: the curves: one row a log, with `step`.
         interrupted: whether Ctrl-C ended it before its last step.
@@ -41,6 +43,7 @@ class Outcome:
     """
 
     variables: dict[str, Any]
+    learned: dict[str, Any]
     step: int
     history: list[dict[str, float]]
     interrupted: bool
@@ -89,6 +92,9 @@ class Job:
         epochs: where they are not the training's.
         quiet: shows no progress.
         first_link: of the optimiser, before what the settings say, such as `training.combine_tasks`.
+        last_link: of the optimiser, after what the settings say, such as `training.scale_by_layer`.
+        lora: which parameters get adapters, and which are learned whole; all others stay as they are and are in no
+            checkpoint. None learns all.
     """
 
     run: Run
@@ -107,6 +113,8 @@ class Job:
     epochs: float | None = None
     quiet: bool = False
     first_link: optax.GradientTransformation | None = None
+    last_link: optax.GradientTransformation | None = None
+    lora: training.LoRAConfig | None = None
 
 
 def compute_dtype(config: TrainingConfig) -> Any:
@@ -119,9 +127,32 @@ def checkpoint_folder(run: Run, stage: str) -> Path:
     return run.checkpoints / stage if stage else run.checkpoints / "train"
 
 
-def evaluation_variables(state: training.TrainState) -> dict[str, Any]:
-    """The variables to evaluate with."""
-    return {"params": state.eval_params, **state.model_state}
+def evaluation_variables(state: training.TrainState, lora: training.LoRAConfig | None = None) -> dict[str, Any]:
+    """The variables to evaluate with, adapters added to the parameters."""
+    others = dict(state.model_state)
+    if lora is None:
+        return {"params": state.eval_params, **others}
+    return {"params": training.merge_lora(others.pop(training.FROZEN), state.eval_params, lora), **others}
+
+
+def split_adapters(variables: Mapping[str, Any], lora: training.LoRAConfig | None, seed: int) -> dict[str, Any]:
+    """Draws adapters.
+
+    Args:
+        variables: of the model; those that are split already stay so.
+        lora: the settings; None leaves the variables as they are.
+        seed: of the draw.
+
+    Returns:
+        The variables with the adapters as `params`, and what stays as it is under `training.FROZEN`.
+    """
+    if lora is None or training.FROZEN in variables:
+        return dict(variables)
+    params = variables["params"]
+    adapters = training.init_lora(jax.random.key(seed), params, lora)
+    flat = flatten_dict(params, sep="/")
+    frozen = unflatten_dict({path: leaf for path, leaf in flat.items() if path not in adapters["tuned"]}, sep="/")
+    return {**variables, "params": adapters, training.FROZEN: frozen}
 
 
 def count_cost(apply: Callable[[Any, Any], Any], variables: Any, batch: Any) -> dict[str, float]:
@@ -165,9 +196,11 @@ def run_training(job: Job) -> Outcome:
     """
     config, steps = job.training, _planned_steps(job)
     began, began_cpu = time.perf_counter(), time.process_time()
+    job = dataclasses.replace(job, variables=split_adapters(job.variables, job.lora, job.seed))
     optimizer, schedule, train_step = _make_step(job, steps)
     state = _initial_state(job.variables, optimizer, job.training, job.seed)
-    with training.Checkpoints(checkpoint_folder(job.run, job.stage)) as checkpoints, _open_loader(job) as batches:
+    folder = checkpoint_folder(job.run, job.stage)
+    with training.Checkpoints(folder, leaves_out=_is_frozen) as checkpoints, _open_loader(job) as batches:
         start = 0
         if checkpoints.latest_step is not None:
             state, position, start = checkpoints.restore(state)
@@ -200,7 +233,8 @@ def run_training(job: Job) -> Outcome:
         if config.use_best and not interrupted and checkpoints.best_step is not None:
             state, _, _ = checkpoints.restore(state, checkpoints.best_step)
     return Outcome(
-        variables=evaluation_variables(state),
+        variables=evaluation_variables(state, job.lora),
+        learned=evaluation_variables(state),
         step=step,
         history=read_curves(job.run),
         interrupted=interrupted,
@@ -216,10 +250,13 @@ def _make_step(job: Job, steps: int) -> tuple[Any, Callable[[int], Any], trainin
         # A short run keeps the share of its warm-up small.
         warmup = min(job.optimizer.warmup_steps, steps // 10)
         optimizer, schedule = training.make_optimizer(dataclasses.replace(job.optimizer, warmup_steps=warmup), steps)
-        optimizer = _chain(job.first_link, optimizer)
+        optimizer = _chain(job.first_link, optimizer, job.last_link)
         mesh = mesh_of(_batch_size(job) // config.accumulate)
+        loss_fn = job.loss_fn
+        if job.lora is not None:
+            loss_fn = training.adapt_loss(loss_fn, job.variables[training.FROZEN], job.lora)
         train_step = training.make_train_step(
-            job.loss_fn,
+            loss_fn,
             optimizer,
             strategy=job.strategy,
             mesh=mesh,
@@ -235,8 +272,13 @@ def _open_loader(job: Job) -> Any:
     return iter(job.loader)
 
 
-def _chain(first: optax.GradientTransformation | None, optimizer: Any) -> Any:
-    return optimizer if first is None else optax.chain(first, optimizer)
+def _chain(*links: optax.GradientTransformation | None) -> Any:
+    given = [link for link in links if link is not None]
+    return given[0] if len(given) == 1 else optax.chain(*given)
+
+
+def _is_frozen(path: str) -> bool:
+    return path.startswith(f"model_state/{training.FROZEN}/")
 
 
 def _planned_steps(job: Job) -> int:
@@ -255,6 +297,7 @@ def _planned_steps(job: Job) -> int:
 
 def _seconds_per_step(job: Job) -> float:
     """Trains a few steps, on a copy of the parameters, and forgets them."""
+    job = dataclasses.replace(job, variables=split_adapters(job.variables, job.lora, job.seed))
     optimizer, _, train_step = _make_step(job, 1000)
     state = train_step.prepare(_initial_state(job.variables, optimizer, job.training, job.seed))
     with _open_loader(job) as batches:
@@ -278,16 +321,21 @@ def restore_variables(
     stage: str = "",
     *,
     first_link: optax.GradientTransformation | None = None,
+    last_link: optax.GradientTransformation | None = None,
+    lora: training.LoRAConfig | None = None,
 ) -> dict[str, Any]:
     """Reads the variables of a trained run.
 
     Args:
         run: the run directory.
-        variables: the model's collections, as arrays or shapes, for their structure.
+        variables: the model's collections, as arrays or shapes, for their structure; with `lora` arrays, of which
+            those that were not learned are taken.
         config: the training's settings.
         optimizer: the optimiser's settings.
         stage: the last stage of the run.
         first_link: of the training's optimiser.
+        last_link: likewise.
+        lora: of the training.
 
     Returns:
         The variables to evaluate with.
@@ -296,11 +344,15 @@ def restore_variables(
         InputError: there is no checkpoint, or it is damaged.
     """
     transformation, _ = training.make_optimizer(dataclasses.replace(optimizer, warmup_steps=0), 1)
-    transformation = _chain(first_link, transformation)
-    template = jax.eval_shape(lambda tree: _initial_state(tree, transformation, config, 0), variables)
-    with training.Checkpoints(checkpoint_folder(run, stage), read_only=True) as checkpoints:
+    transformation = _chain(first_link, transformation, last_link)
+    split = split_adapters(variables, lora, 0)
+    template = jax.eval_shape(lambda tree: _initial_state(tree, transformation, config, 0), split)
+    if lora is not None:
+        others = {**template.model_state, training.FROZEN: split[training.FROZEN]}
+        template = dataclasses.replace(template, model_state=others)
+    with training.Checkpoints(checkpoint_folder(run, stage), leaves_out=_is_frozen, read_only=True) as checkpoints:
         state, _, _ = checkpoints.restore(template, checkpoints.best_step if config.use_best else None)
-    return evaluation_variables(state)
+    return evaluation_variables(state, lora)
 
 
 def not_empty(examples: Any, part: str) -> Any:
@@ -376,7 +428,8 @@ def _validation(job: Job) -> Callable[[training.TrainState], dict[str, float]] |
         start = time.perf_counter()
         # Of the training alone, in this process; without a budget in seconds curves stay the same bit for bit.
         clock = {} if job.training.seconds is None else {"validation/at_seconds": start - began - looking}
-        found = {f"validation/{name}": value for name, value in validate(evaluation_variables(state)).items()}
+        measured = validate(evaluation_variables(state, job.lora))
+        found = {f"validation/{name}": value for name, value in measured.items()}
         looking += time.perf_counter() - start
         return {**found, **clock}
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,34 @@ from jax.sharding import Mesh
 from fusionjax import data, encoders, losses, metrics, models, parallel, training
 from fusionjax.errors import InputError
 from fusionjax.recipes import engine
-from fusionjax.recipes.captions import CaptionTransform, train_tokenizer
-from fusionjax.recipes.config import DataConfig, TrainingConfig, require_not_negative, require_positive
+from fusionjax.recipes.backbones import (
+    NO_BACKBONES,
+    Backbones,
+    Slot,
+    Slots,
+    image_example,
+    image_size_of,
+    layer_decay_of,
+    lora_of,
+    open_backbones,
+    record_backbones,
+    reopen_backbones,
+    template_variables,
+    text_example,
+    tokenizer_of,
+    with_weights,
+)
+from fusionjax.recipes.captions import CaptionTransform, TextTokenizer, train_tokenizer
+from fusionjax.recipes.config import (
+    BackboneConfig,
+    DataConfig,
+    ImageBackboneConfig,
+    TrainingConfig,
+    require_not_negative,
+    require_positive,
+)
 from fusionjax.recipes.embedder import Embedder
+from fusionjax.recipes.frozen import ModelInputs
 from fusionjax.recipes.labels import Label
 from fusionjax.recipes.retrieval_report import RetrievalSample, write_retrieval_report
 from fusionjax.recipes.run import finished_metrics, open_run, start_run
@@ -84,6 +109,8 @@ class RetrievalConfig:
         margin: of the triplets.
         data: what to learn from; a step takes `captions_per_image` captions of each image, at random, and compares the
             images with the first of each, with the second of each, and so on.
+        image: an image encoder with published weights, in place of the one that `model` describes.
+        text: a text encoder with published weights, likewise.
         model: the towers' shape.
         optimizer: how to learn.
         training: how long; with `accumulate` the batch is encoded in parts and compared as a whole.
@@ -96,6 +123,8 @@ class RetrievalConfig:
     loss: LossName = "info_nce"
     margin: float = 0.2
     data: DataConfig = DataConfig()
+    image: ImageBackboneConfig = ImageBackboneConfig()
+    text: BackboneConfig = BackboneConfig()
     model: ModelConfig = ModelConfig()
     optimizer: training.OptimizerConfig = training.OptimizerConfig(
         learning_rate=1e-3, warmup_steps=100, clip_norm=1.0, weight_decay=1e-2
@@ -113,18 +142,24 @@ class RetrievalConfig:
 Config = RetrievalConfig
 
 
-def preset(source: str) -> RetrievalConfig:
-    """The settings that suit a source.
+def preset(
+    source: str, image: ImageBackboneConfig = ImageBackboneConfig(), text: BackboneConfig = BackboneConfig()
+) -> RetrievalConfig:
+    """The settings that suit a source and, where there are any, published encoders.
 
     Args:
         source: `"scenes"`, `"flickr"`, `"coco"` or `"tfds"`.
+        image: names the weights of an image encoder, and how they are tuned.
+        text: the same of a text encoder.
 
     Returns:
         The config; the folder or the name of the data set is still to be given (`dataclasses.replace`).
 
     Raises:
-        InputError: an unknown source.
+        InputError: an unknown source, or weights that cannot be opened.
     """
+    if image.weights is not None or text.weights is not None:
+        return _on_weights(preset(source), image, text)
     if source == "scenes":
         scenes = DataConfig(size=8000, image_size=48, max_length=12)
         model = ModelConfig(cnn_features=(16, 32, 64), image_pooling="flatten", features=128, dropout_rate=0.0)
@@ -143,18 +178,48 @@ def preset(source: str) -> RetrievalConfig:
     return RetrievalConfig(data=photographs, training=TrainingConfig(epochs=60, batch_size=32))
 
 
-def build_model(config: RetrievalConfig, vocab_size: int) -> models.DualEncoder:
+def _on_weights(scratch: RetrievalConfig, image: ImageBackboneConfig, text: BackboneConfig) -> RetrievalConfig:
+    """The settings of a source, with published encoders in place of those from scratch."""
+    settings = scratch.data
+    if image.weights is not None:
+        views = 2 if image.tune == "frozen" and settings.flip else 1
+        image = dataclasses.replace(image, views=views)
+        settings = dataclasses.replace(settings, image_size=image_size_of(image))
+    if text.weights is not None:
+        # Parts of words, and what begins and ends a text.
+        settings = dataclasses.replace(settings, max_length=2 * settings.max_length)
+    return dataclasses.replace(scratch, image=image, text=text, data=settings)
+
+
+def slots(config: RetrievalConfig) -> Slots:
+    """Where the two towers can have published encoders.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The slots of the images and of the texts.
+    """
+    return {
+        "image": Slot(config.image, "image_encoder", has_tokens=False),
+        "text": Slot(config.text, "text_encoder", has_tokens=False),
+    }
+
+
+def build_model(config: RetrievalConfig, vocab_size: int, backbones: Backbones = NO_BACKBONES) -> models.DualEncoder:
     """Builds the two towers.
 
     Args:
         config: the settings.
         vocab_size: of the tokenizer.
+        backbones: published encoders, opened.
 
     Returns:
         The model, without parameters.
     """
     shape, dtype = config.model, engine.compute_dtype(config.training)
-    image = encoders.SimpleCNN(
+    built = {part: one.build(dtype=dtype) for part, one in backbones.items()}
+    image = built.get("image") or encoders.SimpleCNN(
         features=shape.cnn_features,
         padding="SAME",
         downsampling=shape.downsampling,
@@ -165,7 +230,7 @@ def build_model(config: RetrievalConfig, vocab_size: int) -> models.DualEncoder:
         std=0.25,
         dtype=dtype,
     )
-    text = encoders.RNNEncoder(
+    text = built.get("text") or encoders.RNNEncoder(
         vocab_size,
         shape.text_features,
         cell=shape.cell,
@@ -287,15 +352,20 @@ def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] |
     examples, validation, test = (parts[part] for part in ("train", "validation", "test"))
     for part, one in (("train", examples), ("validation", validation), ("test", engine.not_empty(test, "test"))):
         check_captions(one, part)
-    tokenizer = train_tokenizer(config.data, examples)
-    model = build_model(config, tokenizer.vocab_size)
-    engine.check_model(lambda: _initialise(model, config))
+    backbones = open_backbones(slots(config), config.data)
+    tokenizer = tokenizer_of(backbones) or train_tokenizer(config.data, examples)
+    model = build_model(config, tokenizer.vocab_size, backbones)
+    engine.check_model(lambda: _initialise(model, config, backbones))
     run = start_run(config.output, RECIPE, config)
-    if run.tokenizer.exists():
+    record_backbones(run, backbones)
+    if run.tokenizer.exists() and "text" not in backbones:
         tokenizer = data.Tokenizer.load(run.tokenizer)
-        model = build_model(config, tokenizer.vocab_size)
+        model = build_model(config, tokenizer.vocab_size, backbones)
     tokenizer.save(run.tokenizer)
-    embedder = make_embedder(model, {}, tokenizer, config, run.path)
+    inputs = ModelInputs(tokenizer, backbones)
+    stored = inputs.store({"train": examples, "validation": validation, "test": test}, captions_of, quiet=quiet)
+    examples, validation, test = stored["train"], stored["validation"], stored["test"]
+    embedder = make_embedder(model, {}, tokenizer, config, run.path, inputs)
 
     def validate(variables: dict[str, Any]) -> dict[str, float]:
         embedder.variables = variables
@@ -308,11 +378,11 @@ def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] |
         optimizer=config.optimizer,
         strategy=config.strategy,
         seed=config.seed,
-        variables=_initialise(model, config),
+        variables=with_weights(_initialise(model, config, backbones), backbones),
         loss_fn=make_loss(model, config, engine.mesh_of(config.training.batch_size // config.training.accumulate)),
         loader=data.make_loader(
             examples,
-            CaptionTransform(tokenizer, config.data, training=True),
+            CaptionTransform(inputs.texts, config.data, training=True),
             batch_size=config.training.batch_size,
             shuffle=True,
             seed=config.seed,
@@ -321,6 +391,8 @@ def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] |
         epoch_examples=len(examples),
         validate=validate if len(validation) else None,
         quiet=quiet,
+        last_link=layer_decay_of(backbones),
+        lora=lora_of(backbones),
     )
     outcome = engine.run_training(job)
     if outcome.interrupted:
@@ -329,7 +401,7 @@ def train(config: RetrievalConfig, *, quiet: bool = False) -> dict[str, float] |
     results = {f"test/{name}": value for name, value in score(embedder, config, test).items()}
     results |= outcome.effort()
     results |= engine.count_cost(
-        lambda variables, batch: model.apply(variables, batch), outcome.variables, _example_batch(config)
+        lambda variables, batch: model.apply(variables, batch), outcome.variables, _example_batch(config, backbones)
     )
     write_retrieval_report(
         run.report,
@@ -365,6 +437,7 @@ def evaluate(
     config = config_of(trained)
     examples = engine.not_empty(DataParts(config.data)[split], split)
     check_captions(examples, split)
+    examples = embedder.inputs.store({"evaluation": examples}, captions_of)["evaluation"]
     return {f"{split}/{name}": value for name, value in score(embedder, config, examples).items()}
 
 
@@ -388,19 +461,28 @@ def _load(path: str | Path) -> tuple[Embedder, RetrievalConfig]:
     if run.recipe != RECIPE:
         raise InputError(f"{run.path} must be a run of {RECIPE}; it is one of {run.recipe}. Give another run.")
     config = run.settings(RetrievalConfig)
-    tokenizer = data.Tokenizer.load(run.tokenizer)
-    model = build_model(config, tokenizer.vocab_size)
-    shapes = jax.eval_shape(lambda: _initialise(model, config))
-    variables = engine.restore_variables(run, shapes, config.training, config.optimizer)
-    return make_embedder(model, variables, tokenizer, config, run.path), config
+    backbones = reopen_backbones(run, slots(config), config.data)
+    tokenizer = tokenizer_of(backbones) or data.Tokenizer.load(run.tokenizer)
+    model = build_model(config, tokenizer.vocab_size, backbones)
+    variables = engine.restore_variables(
+        run,
+        template_variables(lambda: _initialise(model, config, backbones), backbones),
+        config.training,
+        config.optimizer,
+        last_link=layer_decay_of(backbones),
+        lora=lora_of(backbones),
+    )
+    inputs = ModelInputs(tokenizer, backbones)
+    return make_embedder(model, variables, tokenizer, config, run.path, inputs), config
 
 
 def make_embedder(
     model: models.DualEncoder,
     variables: Mapping[str, Any],
-    tokenizer: data.Tokenizer,
+    tokenizer: TextTokenizer,
     config: RetrievalConfig,
     folder: Path,
+    inputs: ModelInputs | None = None,
 ) -> Embedder:
     """Makes an embedder of two trained towers.
 
@@ -410,6 +492,7 @@ def make_embedder(
         tokenizer: text to tokens.
         config: the settings of the training.
         folder: of the run, in which indexes of photographs are kept.
+        inputs: what brings images and texts to the model; None takes pixels and tokens.
 
     Returns:
         What encodes images and texts.
@@ -422,6 +505,7 @@ def make_embedder(
         tokenizer,
         length=config.data.max_length,
         read=lambda path: data.load_image(path, stored, fit=fit),
+        inputs=inputs,
         prepare=lambda image: transform(image, rng),
         preparation=f"{stored} {fit} {config.data.image_size}",
         batch_size=config.training.batch_size,
@@ -543,8 +627,8 @@ def _samples(embedder: Embedder, examples: Examples, count: int) -> list[Retriev
         samples.append(
             RetrievalSample(
                 query=captions[text],
-                images=[examples[place]["image"] for place in best],
-                names=[str(examples[place].get("id", place)) for place in best],
+                images=[examples.picture(place) for place in best],
+                names=[str(examples.describe(place).get("id", place)) for place in best],
                 scores=[float(scores[place]) for place in best],
                 right=best.index(owners[text]) if owners[text] in best else None,
             )
@@ -552,13 +636,16 @@ def _samples(embedder: Embedder, examples: Examples, count: int) -> list[Retriev
     return samples
 
 
-def _example_batch(config: RetrievalConfig) -> dict[str, jax.Array]:
-    side = config.data.image_size
-    return {
-        "image": jnp.zeros((1, side, side, 3), jnp.uint8),
-        "text": jnp.ones((1, config.data.max_length), jnp.int32),
-    }
+def captions_of(example: Mapping[str, Any]) -> Iterable[str]:
+    """The texts of an example that the towers read."""
+    return [str(caption) for caption in example["captions"]]
 
 
-def _initialise(model: models.DualEncoder, config: RetrievalConfig) -> dict[str, Any]:
-    return dict(jax.jit(model.init)(jax.random.key(config.seed), _example_batch(config)))
+def _example_batch(config: RetrievalConfig, backbones: Backbones = NO_BACKBONES) -> dict[str, jax.Array]:
+    return {"image": image_example(config.data, backbones), "text": text_example(config.data, backbones)}
+
+
+def _initialise(
+    model: models.DualEncoder, config: RetrievalConfig, backbones: Backbones = NO_BACKBONES
+) -> dict[str, Any]:
+    return dict(jax.jit(model.init)(jax.random.key(config.seed), _example_batch(config, backbones)))

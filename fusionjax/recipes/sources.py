@@ -51,9 +51,17 @@ class Examples(Sequence[dict[str, Any]]):
         example = dict(self.source[index])
         return self._keep(index, example) if isinstance(example["image"], np.ndarray) else example
 
+    def picture(self, index: int) -> np.ndarray:
+        """Gives the decoded image of an example, uint8 `[stored_size, stored_size, 3]`."""
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]["image"]
+        return self._decode(self.source[index]["image"])
+
+    def _decode(self, image: Any) -> np.ndarray:
+        return data.load_image(image, self.config.stored_size, fit=self.config.fit)
+
     def _keep(self, index: int, example: dict[str, Any]) -> dict[str, Any]:
-        side = self.config.stored_size
-        example["image"] = data.load_image(example["image"], side, fit=self.config.fit)
+        example["image"] = self._decode(example["image"])
         if self._kept is not None:
             with self._lock:
                 self._kept[index] = example
@@ -64,6 +72,19 @@ class Examples(Sequence[dict[str, Any]]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["source"], state["config"])  # type: ignore[misc]
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """What an encoder that does not learn made of an image before, in place of its pixels.
+
+    Attributes:
+        rows: features of many images, each `[numbers]`.
+        places: in them of this image: as it is, then changed as augmentation does.
+    """
+
+    rows: Sequence[np.ndarray]
+    places: tuple[int, ...]
 
 
 class DataParts:
@@ -170,6 +191,8 @@ def _hold_out(source: Sequence[Example], fraction: float, part: str) -> list[Exa
 class ImageTransform:
     """Brings a decoded image to the model's size: cropped and augmented at random in training, else from the middle.
 
+    Of stored features it takes those of a random view in training, else those of the image as it is.
+
     Attributes:
         config: the sizes and the augmentation.
         training: whether to augment.
@@ -178,16 +201,18 @@ class ImageTransform:
     config: DataConfig
     training: bool
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray | Views, rng: np.random.Generator) -> np.ndarray:
         """Transforms one image.
 
         Args:
-            image: uint8 `[stored_size, stored_size, 3]`.
+            image: uint8 `[stored_size, stored_size, 3]`, or stored features.
             rng: what chance depends on.
 
         Returns:
-            uint8 `[image_size, image_size, 3]`.
+            uint8 `[image_size, image_size, 3]`, or the features, `[numbers]`.
         """
+        if isinstance(image, Views):
+            return image.rows[image.places[int(rng.integers(len(image.places))) if self.training else 0]]
         if not self.training:
             return data.augment.center_crop(image, self.config.image_size)
         size, area = self.config.image_size, self.config.crop_area

@@ -11,6 +11,7 @@ import numpy as np
 from fusionjax import losses, models
 from fusionjax.data.tokenizer import END, PADDING, START, UNKNOWN, Tokenizer
 from fusionjax.recipes.config import DecodingConfig
+from fusionjax.recipes.frozen import ModelInputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class CaptionWriter:
         before: tokens before the first word: the start, and those of a prompt.
         end: the token that ends a caption.
         banned: tokens that are never written.
+        inputs: what brings images to the model; None takes them as they are.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class CaptionWriter:
         before: tuple[int, ...] = (START,),
         end: int = END,
         banned: tuple[int, ...] = (PADDING, START, UNKNOWN),
+        inputs: ModelInputs | None = None,
     ) -> None:
         self.model, self.variables, self.tokenizer, self.max_length = model, variables, tokenizer, max_length
         self._before, self._end, self._banned = before, end, banned
+        self.inputs = inputs or ModelInputs(tokenizer)
         self._generators: dict[DecodingConfig, Callable[..., Any]] = {}
         self._sums = jax.jit(self._cross_entropy)
         self._maps = jax.jit(self._attention)
@@ -67,7 +71,7 @@ class CaptionWriter:
         """Writes a caption for each image.
 
         Args:
-            images: uint8 `[images, size, size, 3]`.
+            images: uint8 `[images, size, size, 3]`, or stored features, `[images, numbers]`.
             decoding: how.
             look: whether to give the attention too.
             batch_size: images at once; the last batch is filled up.
@@ -75,6 +79,7 @@ class CaptionWriter:
         Returns:
             One `Written` an image.
         """
+        images = np.stack(list(self.inputs.images(images))) if len(images) else images
         generator = self._generator(decoding)
         size = min(batch_size, 1 << max(len(images) - 1, 0).bit_length())
         written: list[Written] = []

@@ -3,7 +3,7 @@
 from fusionjax.training.average import start_average, update_average
 from fusionjax.training.checkpoints import Checkpoints
 from fusionjax.training.interrupt import InterruptGuard
-from fusionjax.training.layer_decay import scale_by_layer
+from fusionjax.training.layer_decay import find_layers, scale_by_layer
 from fusionjax.training.loop import BatchIterator, FitResult, fit
 from fusionjax.training.lora import FROZEN, LoRAConfig, adapt_loss, init_lora, merge_lora
 from fusionjax.training.loss import BatchLoss, LossFunction, LossOutput
@@ -44,6 +44,7 @@ __all__ = [
     "TrainStep",
     "adapt_loss",
     "combine_tasks",
+    "find_layers",
     "fit",
     "fixed",
     "grad_norm",

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +38,8 @@ class Checkpoints:
         keep_best: how many checkpoints with the best metrics are kept.
         keep_latest: how many of the newest are kept; at least 1.
         best_mode: `"min"` if a smaller metric is better, else `"max"`.
+        leaves_out: whether the leaf of a path, such as `model_state/frozen_params/kernel`, is not saved; it is then
+            taken from the template as it is. None saves all.
         read_only: only reads; leaves alone what another process may be writing.
 
     Raises:
@@ -60,6 +62,7 @@ class Checkpoints:
         keep_best: int = 1,
         keep_latest: int = 1,
         best_mode: str = "min",
+        leaves_out: Callable[[str], bool] | None = None,
         read_only: bool = False,
     ) -> None:
         if best_mode not in ("min", "max"):
@@ -73,6 +76,7 @@ class Checkpoints:
         if read_only and not self.directory.exists():
             raise InputError(f"no checkpoints in {self.directory}: the folder does not exist; give a run's folder.")
         self._keep_best, self._keep_latest, self._sign = keep_best, keep_latest, 1 if best_mode == "min" else -1
+        self._leaves_out = leaves_out or (lambda path: False)
         self._being_written: tuple[int, dict[str, Any]] = (0, {})
         try:
             if self.directory.exists() and not self.directory.is_dir():
@@ -152,7 +156,7 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        leaves = flatten(state)
+        leaves = self._saved(state)
         arrays = {path: to_host(leaf) for path, leaf in leaves.items()}
         metric = None if metric is None or not math.isfinite(metric) else float(metric)
         manifest = make_manifest(leaves, arrays, data_state, metric)
@@ -196,7 +200,8 @@ class Checkpoints:
         """Reads one checkpoint; raises whatever went wrong."""
         import orbax.checkpoint as ocp
 
-        leaves = flatten(template)
+        every = flatten(template)
+        leaves = self._saved(template)
         manifest = read_manifest(self._folder(step))
         check_structure(manifest, leaves)
         check_files(self._folder(step), manifest)
@@ -210,8 +215,13 @@ class Checkpoints:
             for path, shape in shapes.items()
         }
         check_arrays(manifest, arrays)
-        restored = [from_host(array, manifest["leaves"][path].get("key")) for path, array in arrays.items()]
+        keys = {path: manifest["leaves"][path].get("key") for path in leaves}
+        restored = [from_host(arrays[path], keys[path]) if path in leaves else leaf for path, leaf in every.items()]
         return jax.tree.unflatten(jax.tree.structure(template), restored), manifest["data_state"]
+
+    def _saved(self, state: Any) -> dict[str, Any]:
+        """The leaves that are in a checkpoint, by path."""
+        return {path: leaf for path, leaf in flatten(state).items() if not self._leaves_out(path)}
 
     def _explain(self, step: int, error: Exception) -> str:
         """Says in one line what is wrong with a checkpoint and what to do."""

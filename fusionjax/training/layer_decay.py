@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import optax
 
@@ -63,3 +64,40 @@ def scale_by_layer(decay: float, layers: Sequence[str]) -> optax.GradientTransfo
         return scaled
 
     return optax.stateless(scale)
+
+
+def find_layers(module: nn.Module, *inputs: Any, prefix: str = "") -> list[str]:
+    """Names the layers of a module from its input to its output, for `scale_by_layer`.
+
+    A layer is a part of the module that it calls directly, such as a block; those before the first one whose name ends
+    in a number, such as embeddings and their normalisation, and the module's own parameters, are one layer together.
+
+    Args:
+        module: such as an encoder.
+        inputs: of its call, arrays or shapes.
+        prefix: path of the module within a model, such as `encoder/`.
+
+    Returns:
+        A regular expression for each layer.
+
+    Example:
+        >>> from fusionjax import encoders
+        >>> encoder = encoders.VisionTransformer(features=6, num_layers=2, num_heads=2, image_size=(32, 32))
+        >>> find_layers(encoder, jnp.zeros((1, 32, 32, 3)))
+        ['(^|/)(class_token|patches|positions)(/|$)', '(^|/)(block_0)(/|$)', '(^|/)(block_1)(/|$)', '(^|/)(norm)(/|$)']
+    """
+    called: list[str] = []
+
+    def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if (path := context.module.path) and path[0] not in called:
+            called.append(path[0])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        params = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    parts = [name for name in called if name in params]
+    numbered = [place for place, name in enumerate(parts) if re.search(r"_\d+$", name)]
+    first = numbered[0] if numbered else 0
+    start = sorted({*(name for name in params if name not in parts), *parts[:first]})
+    groups = [start] * bool(start) + [[name] for name in parts[first:]]
+    return [f"(^|/){prefix}({'|'.join(map(re.escape, group))})(/|$)" for group in groups]

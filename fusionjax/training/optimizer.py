@@ -155,7 +155,8 @@ def is_kernel(params: Any) -> Any:
     """
 
     def decays(path: tuple[Any, ...], leaf: Any) -> bool:
-        name = jax.tree_util.keystr(path[-1:], simple=True)
+        # A name may be a whole path itself, as those of adapters are.
+        name = jax.tree_util.keystr(path[-1:], simple=True).rpartition("/")[2]
         return (name == "kernel" or name.endswith("_kernel")) and jnp.ndim(leaf) >= 2
 
     return jax.tree_util.tree_map_with_path(decays, params)

@@ -20,6 +20,7 @@ class Progress:
         quiet: shows nothing but messages.
         stream: where to write; None is standard error.
         unit: what an example is called.
+        label: what is counted.
         plain_every_s: seconds between lines where the stream is not a terminal.
 
     Raises:
@@ -42,11 +43,13 @@ class Progress:
         quiet: bool = False,
         stream: TextIO | None = None,
         unit: str = "images",
+        label: str = "step",
         plain_every_s: float = 10.0,
     ) -> None:
         self.stream = sys.stderr if stream is None else stream
         self.total_steps = total_steps
         self.unit = unit
+        self._label = label
         self._quiet = quiet
         self._plain_every_s = plain_every_s
         self._start_step = self._step = start_step
@@ -62,7 +65,7 @@ class Progress:
         console = require("rich.console", extra="cli").Console(file=self.stream)
         rich = require("rich.progress", extra="cli")
         columns = (
-            rich.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            rich.TextColumn(f"{self._label} {{task.completed:.0f}}/{{task.total:.0f}}"),
             rich.BarColumn(),
             rich.TextColumn("{task.fields[status]}"),
             rich.TimeRemainingColumn(),
@@ -90,17 +93,20 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, status=self._status())
 
-    def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows new metrics: the loss in the bar; where there is no terminal, a line if it is time for one."""
-        losses = [metrics[name] for name in _SHOWN if name in metrics]
+    def show(self, step: int, metrics: Mapping[str, float] | None) -> None:
+        """Shows new metrics: the loss in the bar; where there is no terminal, a line if it is time for one.
+
+        What has no loss at all passes None; metrics without one, such as an evaluation's, give no line.
+        """
+        losses = [metrics[name] for name in _SHOWN if name in metrics] if metrics else []
         if losses:
             self._loss = f"loss {losses[0]:.4f}  "
         now = time.monotonic()
         is_due = now - self._last_line >= self._plain_every_s or step >= self.total_steps
-        if self._bar is None and not self._quiet and losses and is_due:
+        if self._bar is None and not self._quiet and (losses or metrics is None) and is_due:
             self._last_line = now
             left = _clock(self.seconds_left)
-            self.stream.write(f"step {step}/{self.total_steps}  {self._status()}  {left} left\n")
+            self.stream.write(f"{self._label} {step}/{self.total_steps}  {self._status()}  {left} left\n")
             self.stream.flush()
 
     def _status(self) -> str:

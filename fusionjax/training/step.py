@@ -1,7 +1,7 @@
 """One step of training, compiled, over one or many devices."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from fusionjax.parallel import (
 )
 from fusionjax.training.average import update_average
 from fusionjax.training.gradients import Sums, accumulate_gradients
+from fusionjax.training.lora import FROZEN
 from fusionjax.training.loss import LossFunction
 from fusionjax.training.state import TrainState
 from fusionjax.training.tasks import TaskLosses
@@ -154,10 +155,14 @@ def make_train_step(
 
 
 def _mean_over_devices(model_state: Any) -> Any:
-    """Averages running statistics; counters and keys are equal on all devices already."""
-    return jax.tree.map(
-        lambda leaf: jax.lax.pmean(leaf, DATA_AXIS) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, model_state
-    )
+    """Averages running statistics; counters, keys and what is not learned are equal on all devices already."""
+
+    def average(leaf: jax.Array) -> jax.Array:
+        return jax.lax.pmean(leaf, DATA_AXIS) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+
+    if not isinstance(model_state, Mapping):
+        return jax.tree.map(average, model_state)
+    return {name: tree if name == FROZEN else jax.tree.map(average, tree) for name, tree in model_state.items()}
 
 
 def _update(

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fusionjax import encoders, fusion, models
@@ -85,6 +87,13 @@ def _hide_tokens(tokens: np.ndarray) -> np.ndarray:
     return np.where(TEXT_MASK, tokens, VOCABULARY + 99)
 
 
+def _hide_stored(inputs: Inputs) -> Inputs:
+    """NaN in the masked tokens; their numbers come first in a row."""
+    rows = inputs["rows"].copy()
+    rows[1::2, 4 * 5 : CELLS * 5] = np.nan
+    return {**inputs, "rows": rows}
+
+
 def _pad_text(tokens: np.ndarray) -> np.ndarray:
     return np.pad(tokens, ((0, 0), (0, 4)))
 
@@ -153,6 +162,18 @@ def _text_row(name: str, **options: Any) -> Row:
     )
 
 
+def _projected_row(name: str, **options: Any) -> Row:
+    """Stored features of a text, of which some tokens are masked."""
+    layout = encoders.FeatureLayout(grid=(LENGTH,), features=3, pooled_features=13, has_mask=True)
+    rows = np.asarray(layout.pack(jax.tree.map(jnp.asarray, TEXT)))
+    return Row(
+        name,
+        lambda dtype: encoders.Projected(encoders.StoredFeatures(layout, dtype=dtype), dtype=dtype, **options),
+        {"inputs": rows},
+        {"tokens": (BATCH, LENGTH, 5), "pooled": (BATCH, 5)},
+    )
+
+
 ENCODERS = [
     Row(
         "SimpleCNN",
@@ -206,6 +227,17 @@ ENCODERS = [
     _text_row("TextTransformer-norm-last", norm_first=False, pooling="mean", num_segments=2),
     _vision_row("VisionTransformer", use_pre_norm=True, activation="quick_gelu"),
     _vision_row("VisionTransformer-attention", pooling="attention", use_class_token=False),
+    Row(
+        "StoredFeatures",
+        lambda dtype: encoders.StoredFeatures(
+            encoders.FeatureLayout(grid=(3, 2), features=5, pooled_features=7), dtype=dtype
+        ),
+        {"rows": _normal(7, BATCH, CELLS * 5 + 7), "mask": IMAGE_MASK},
+        {"tokens": (BATCH, CELLS, 5), "pooled": (BATCH, 7)},
+        hide=_hide_stored,
+    ),
+    _projected_row("Projected", features=5, use_positions=True),
+    _projected_row("Projected-pooling", features=5, pooling="attention"),
     Row(
         "RNNEncoder",
         lambda dtype: _rnn(dtype, features=6, self_attention=True, num_heads=2),

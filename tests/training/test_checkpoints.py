@@ -348,3 +348,22 @@ def test_readable_by_orbax_alone(tmp_path: Path, capfd: pytest.CaptureFixture[st
     tree = ocp.PyTreeCheckpointer().restore(tmp_path / "1" / "state")
     np.testing.assert_array_equal(tree["params"]["out"]["kernel"], init_params(3)["out"]["kernel"])
     assert capfd.readouterr().err == ""
+
+
+def test_what_is_left_out_is_in_no_checkpoint_and_comes_from_the_template(tmp_path: Path) -> None:
+    """An array of the template, or whatever else stands there, is handed back as it is."""
+    state = {"learned": jnp.arange(3.0), "frozen": {"kernel": jnp.ones((50, 70))}}
+
+    def leaves_out(path: str) -> bool:
+        return path.startswith("frozen/")
+
+    with Checkpoints(tmp_path, leaves_out=leaves_out) as checkpoints:
+        checkpoints.save(2, state)
+        template = {"learned": jnp.zeros(3), "frozen": {"kernel": "as it is", "more": 5}}
+        restored, _, _ = checkpoints.restore(template)
+    assert restored["learned"].tolist() == [0.0, 1.0, 2.0]
+    assert restored["frozen"] == {"kernel": "as it is", "more": 5}
+    assert sorted(read_manifest(tmp_path / "2")["leaves"]) == ["learned"]
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 10_000
+    with Checkpoints(tmp_path, read_only=True) as checkpoints, pytest.raises(InputError, match=r"of another model or"):
+        checkpoints.restore(state)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from fusionjax import training
+from fusionjax import parallel, training
 from fusionjax.training import FROZEN, LoRAConfig, LossOutput, adapt_loss, init_lora, merge_lora
 
 RNG = np.random.default_rng(0)
@@ -92,11 +92,15 @@ def test_gradients_are_those_of_the_merged_model(loss_fn) -> None:
     jax.tree.map(np.testing.assert_array_equal, new_state[FROZEN], PARAMS)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_train_step_learns_the_adapters_alone(accumulate: int) -> None:
+@pytest.mark.parametrize(("accumulate", "strategy"), [(1, "jit"), (2, "jit"), (1, "pmap"), (2, "pmap")])
+def test_a_train_step_learns_the_adapters_alone(accumulate: int, strategy: str) -> None:
     config = LoRAConfig(rank=2, kernels="query", tuned="head")
     optimizer = optax.adam(3e-2)
-    step = training.make_train_step(adapt_loss(squared, PARAMS, config), optimizer, accumulate=accumulate)
+    # Of seven numbers, a mean may not be the number itself.
+    mesh = parallel.make_mesh(8 // accumulate if strategy == "jit" else 7)
+    step = training.make_train_step(
+        adapt_loss(squared, PARAMS, config), optimizer, accumulate=accumulate, strategy=strategy, mesh=mesh
+    )
     state = step.prepare(
         training.TrainState.create(
             params=init_lora(jax.random.key(0), PARAMS, config),
@@ -105,15 +109,38 @@ def test_a_train_step_learns_the_adapters_alone(accumulate: int) -> None:
             key=jax.random.key(2),
         )
     )
-    batch = {"x": RNG.normal(size=(16, 7)).astype(np.float32), "y": np.sin(np.arange(16.0)).astype(np.float32)}
+    batch = {"x": RNG.normal(size=(56, 7)).astype(np.float32), "y": np.sin(np.arange(56.0)).astype(np.float32)}
+    batch = batch if strategy == "pmap" else {name: value[:16] for name, value in batch.items()}
     losses = []
     for _ in range(60):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
-    assert losses[-1] < 0.1 * losses[0]
+    state = step.unprepare(state)
+    assert losses[-1] < (0.1 if strategy == "jit" else 0.5) * losses[0]
     jax.tree.map(np.testing.assert_array_equal, state.model_state[FROZEN], PARAMS)
     moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
     assert moments == 2 * (7 * 2 + 2 * 11 + 11)
+
+
+def test_a_comparison_takes_no_more_of_the_model_into_the_program_than_it_needs() -> None:
+    """Parameters that only the encoding reads are arguments of the compiled step, not numbers written into it."""
+    big = {**PARAMS, "query": {**PARAMS["query"], "kernel": RNG.normal(size=(7, 50_021)).astype(np.float32)}}
+    config = LoRAConfig(rank=2, kernels="query", tuned="bias")
+
+    def encode(params, model_state, batch, key):
+        return (batch["x"] @ params["query"]["kernel"]).sum(1), model_state
+
+    def compare(params, features, batch):
+        return LossOutput(params["query"]["bias"].sum() * jnp.square(features).sum(), jnp.float32(8))
+
+    adapters = init_lora(jax.random.key(0), big, config)
+    adapted = adapt_loss(training.BatchLoss(encode, compare), big, config)
+    step = training.make_train_step(adapted, optax.sgd(0.1), accumulate=2, mesh=parallel.make_mesh(1))
+    state = training.TrainState.create(
+        params=adapters, optimizer=optax.sgd(0.1), model_state={FROZEN: big}, key=jax.random.key(0)
+    )
+    text = step.compiled.lower(state, {"x": np.ones((8, 7), np.float32)}).as_text()
+    assert len(text) < 100_000
 
 
 def test_bad_settings_are_refused() -> None:

@@ -123,3 +123,8 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 def test_warm_up_must_be_shorter_than_the_run() -> None:
     with pytest.raises(ValueError, match=r"warmup_steps must be below the run's total_steps = 5; got 5. Shorten"):
         make_optimizer(OptimizerConfig(warmup_steps=5), 5)
+
+
+def test_a_kernel_is_known_by_the_end_of_a_path_that_is_one_name() -> None:
+    params = {"tuned": {"head/kernel": jnp.ones((2, 3)), "head/bias": jnp.ones(3)}, "kernel/x": jnp.ones((2, 3))}
+    assert is_kernel(params) == {"tuned": {"head/kernel": True, "head/bias": False}, "kernel/x": False}

@@ -61,6 +61,17 @@ def test_last_step_is_always_shown_and_hours_are_written(clock: Clock) -> None:
     assert last.startswith("step 4/4  loss 1.0000")
 
 
+def test_what_has_no_loss(clock: Clock) -> None:
+    stream = io.StringIO()
+    progress = Progress(6, stream=stream, unit="texts", label="texts", plain_every_s=5.0)
+    for step in range(1, 7):
+        clock.now += 2.0
+        progress.update(step, 1)
+        progress.show(step, None)
+        progress.show(step, {})
+    assert stream.getvalue().splitlines() == ["texts 3/6  0.5 texts/s  0:06 left", "texts 6/6  0.5 texts/s  0:00 left"]
+
+
 def test_quiet_shows_only_messages() -> None:
     stream = io.StringIO()
     with Progress(4, stream=stream, quiet=True, plain_every_s=0.0) as progress:
