@@ -20,7 +20,7 @@ from fusionjax.data.published_tokenizer import TOKENIZER_FILES
 from fusionjax.errors import InputError
 from fusionjax.pretrained.architecture import Architecture, ImagePreparation
 from fusionjax.pretrained.files import Weights, open_weights, read_json, write_safetensors
-from fusionjax.pretrained.preparation import PREPROCESSOR, read_timm, read_transformers, to_transformers
+from fusionjax.pretrained.preparation import PREPROCESSOR, PROCESSOR, read_timm, read_transformers, to_transformers
 from fusionjax.pretrained.registry import ARCHITECTURES
 from fusionjax.pretrained.rows import tensors_from, variables_from
 
@@ -218,11 +218,16 @@ def _prepare(found: Architecture, sizes: Any, weights: Weights) -> tuple[nn.Modu
         return model, sizes, None
     mean, std = _channels(model) or (None, None)
     preparation = dataclasses.replace(published, mean=published.mean or mean, std=published.std or std)
-    file = None if weights.folder is None else weights.folder / PREPROCESSOR
-    if file is not None and file.exists():
-        preparation = read_transformers(preparation, read_json(file), file)
-    elif isinstance(settings := weights.config.get("pretrained_cfg"), dict):
-        preparation = read_timm(preparation, settings, weights.path)
+    if weights.folder is not None:
+        # The newer of transformers' files holds the settings of several processors, and comes first.
+        whole, own = weights.folder / PROCESSOR, weights.folder / PREPROCESSOR
+        settings = read_json(whole).get("image_processor") if whole.exists() else None
+        if settings is not None:
+            preparation = read_transformers(preparation, settings, whole)
+        elif own.exists():
+            preparation = read_transformers(preparation, read_json(own), own)
+        elif isinstance(settings := weights.config.get("pretrained_cfg"), dict):
+            preparation = read_timm(preparation, settings, weights.folder / "config.json")
     channels = {"mean": preparation.mean, "std": preparation.std}
     if _channels(model) not in (None, (preparation.mean, preparation.std)):
         if hasattr(sizes, "mean"):
