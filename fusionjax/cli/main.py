@@ -28,9 +28,11 @@ commands:
   ask RUN PHOTO QUESTION
                     an answer to a question about a photograph
   search RUN TEXT --images DIR
-                    photographs of a folder that a text describes; TEXT --weights FOLDER searches by a published CLIP
-  classify PHOTO [PHOTO ...] --weights FILE
-                    photographs named by published weights; by those of a CLIP, also with --classes
+                    photographs of a folder that a text describes
+  search TEXT --weights FOLDER --images DIR
+                    the same by a published CLIP or SigLIP
+  classify PHOTO [PHOTO ...] --weights FILE [--classes NAME NAME [NAME ...]]
+                    photographs named by published weights; with a CLIP or SigLIP, among any classes
   classify RUN PHOTO [PHOTO ...] --classes NAME NAME [NAME ...]
                     photographs named, among any classes
   convert SOURCE FOLDER

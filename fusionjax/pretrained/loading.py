@@ -22,7 +22,7 @@ from fusionjax.pretrained.architecture import Architecture, CaptionTokens, Image
 from fusionjax.pretrained.bert import SENTENCE_BERT_TRANSFORMERS
 from fusionjax.pretrained.copies import check_copies, without_copies
 from fusionjax.pretrained.files import Weights, open_weights, read_json, takes_mean, write_safetensors
-from fusionjax.pretrained.preparation import PREPROCESSOR, read_timm, read_transformers, to_transformers
+from fusionjax.pretrained.preparation import PREPROCESSOR, PROCESSOR, read_timm, read_transformers, to_transformers
 from fusionjax.pretrained.registry import ARCHITECTURES
 from fusionjax.pretrained.rows import tensors_from, variables_from
 
@@ -256,11 +256,17 @@ def read_preparation(found: Architecture, sizes: Any, weights: Weights) -> Image
         return None
     mean, std = _channels(found.build(sizes)) or (None, None)
     preparation = dataclasses.replace(published, mean=published.mean or mean, std=published.std or std)
-    file = None if weights.folder is None else weights.folder / PREPROCESSOR
-    if file is not None and file.exists():
-        return read_transformers(preparation, read_json(file), file)
+    if weights.folder is None:
+        return preparation
+    # The newer of transformers' files holds the settings of several processors, and comes first.
+    whole, own = weights.folder / PROCESSOR, weights.folder / PREPROCESSOR
+    settings = read_json(whole).get("image_processor") if whole.exists() else None
+    if settings is not None:
+        return read_transformers(preparation, settings, whole)
+    if own.exists():
+        return read_transformers(preparation, read_json(own), own)
     if isinstance(settings := weights.config.get("pretrained_cfg"), dict):
-        return read_timm(preparation, settings, weights.path)
+        return read_timm(preparation, settings, weights.folder / "config.json")
     return preparation
 
 

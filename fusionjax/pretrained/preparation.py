@@ -12,7 +12,7 @@ from fusionjax import data
 from fusionjax.data.preparation import Interpolation, Rounding
 from fusionjax.errors import InputError
 
-PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 
 # As Pillow, and with it transformers, numbers its filters.
 _FILTERS: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")

@@ -194,6 +194,13 @@ def test_files_beside_the_weights_correct_how_photographs_are_prepared(tmp_path:
     shifted = IMAGES + np.subtract((0.1, 0.2, 0.3), (0.485, 0.456, 0.406)).astype(np.float32)
     logits = [one.model.apply(one.variables, images).logits for one, images in ((loaded, IMAGES), (corrected, shifted))]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
+    # Newer folders have all settings in another file.
+    (tmp_path / "out" / "processor_config.json").write_text(
+        json.dumps({"image_processor": {"crop_size": 64, **settings}})
+    )
+    assert pretrained.load(tmp_path / "out").preparation.mean == loaded.preparation.mean
+    (tmp_path / "out" / "processor_config.json").write_text(json.dumps({"processor_class": "Processor"}))
+    assert pretrained.load(tmp_path / "out").preparation == corrected.preparation
     pretrained.save(tmp_path / "again", corrected)
     assert pretrained.load(tmp_path / "again").preparation == corrected.preparation
     # torchvision's file has no place for the means.
