@@ -3,18 +3,30 @@
 from fusionjax.pretrained.architecture import Architecture, ImagePreparation
 from fusionjax.pretrained.layouts import Layout
 from fusionjax.pretrained.loading import Pretrained, find_architecture, load, rename, save
+from fusionjax.pretrained.published import (
+    PUBLISHED,
+    Published,
+    count_multiply_adds,
+    count_parameters,
+    find_published,
+)
 from fusionjax.pretrained.recurrent import rnn_from_linen, rnn_from_torch, rnn_to_linen, rnn_to_torch
 from fusionjax.pretrained.registry import ARCHITECTURES
 from fusionjax.pretrained.rows import Row
 
 __all__ = [
     "ARCHITECTURES",
+    "PUBLISHED",
     "Architecture",
     "ImagePreparation",
     "Layout",
     "Pretrained",
+    "Published",
     "Row",
+    "count_multiply_adds",
+    "count_parameters",
     "find_architecture",
+    "find_published",
     "load",
     "rename",
     "rnn_from_linen",
