@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from fusionjax.benchmarks.ahead import bench_ahead
+from fusionjax.benchmarks.encoders import bench_encoders
 from fusionjax.benchmarks.figures import draw
 from fusionjax.benchmarks.machine import describe_machine
 from fusionjax.benchmarks.models import bench_decode, bench_forward, bench_train
 from fusionjax.benchmarks.ops import bench_ops
-from fusionjax.benchmarks.options import AheadOptions, DecodeOptions, ModelOptions, OpsOptions, ScalingOptions
+from fusionjax.benchmarks.options import (
+    AheadOptions,
+    DecodeOptions,
+    EncoderOptions,
+    ModelOptions,
+    OpsOptions,
+    ScalingOptions,
+)
 from fusionjax.benchmarks.record import Record
 from fusionjax.benchmarks.report import ahead_table, ops_table, table
 from fusionjax.benchmarks.results import Results
@@ -43,6 +51,9 @@ COMMANDS: dict[str, Command] = {
         "each operation by each of its implementations, and random shapes", OpsOptions, bench_ops, ops_table
     ),
     "decode": Command("captions written, greedy and by beam search, beside PyTorch", DecodeOptions, bench_decode),
+    "encoders": Command(
+        "published encoders, forward and in training, beside the peers", EncoderOptions, bench_encoders
+    ),
     "scaling": Command("times as the batch, the length and the features grow", ScalingOptions, bench_scaling),
     "ahead": Command(
         "models compiled for TPUs that are not there: memory, operations, estimated time",
@@ -72,7 +83,7 @@ def run_command(name: str, options: Any) -> tuple[list[dict[str, Any]], str]:
     records = [record.as_dict() for record in results.records]
     if options.save is not None:
         Path(options.save).write_text(json.dumps({"machine": describe_machine(), "records": records}, indent=1) + "\n")
-    lines = [command.show(results.records), *results.notes]
+    lines = [*([command.show(results.records)] if results.records else []), *results.notes]
     if results.ceilings:
         ceilings = results.ceilings
         lines.append(f"measured ceilings: {ceilings.tflops:.3f} TFLOP/s, {ceilings.gb_per_second:.1f} GB/s")

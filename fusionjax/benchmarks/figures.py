@@ -20,6 +20,7 @@ _COLORS = {
     "keras-tensorflow-xla": "#7F7F7F",
     "keras-jax": "#56B4E9",
     "flax": "#CC79A7",
+    "jimm": "#F0E442",
 }
 
 

@@ -53,6 +53,7 @@ FRAMEWORKS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "keras-tensorflow-xla": ("fusionjax.benchmarks.peers.keras", "Keras", ("tensorflow", True)),
     "keras-jax": ("fusionjax.benchmarks.peers.keras", "Keras", ("jax",)),
     "flax": ("fusionjax.benchmarks.peers.flax", "PlainFlax", ()),
+    "jimm": ("fusionjax.benchmarks.peers.jimm", "Jimm", ()),
 }
 
 

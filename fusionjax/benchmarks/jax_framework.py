@@ -12,6 +12,8 @@ import optax
 from fusionjax.benchmarks.workloads import Workload
 
 Forward = Callable[[Any, dict[str, jax.Array]], Any]
+# Also takes the running statistics, and gives them anew.
+TrainedForward = Callable[[Any, Any, dict[str, jax.Array]], tuple[Any, Any]]
 
 LEARNING_RATE = 1e-4
 
@@ -21,7 +23,8 @@ class Program(NamedTuple):
 
     Attributes:
         function: of the arguments.
-        arguments: the parameters, the optimiser's state where there is one, and last the inputs by name, in NumPy.
+        arguments: the parameters; running statistics and the optimiser's state where there is one; and last the inputs
+            by name, in NumPy.
         num_carried: how many of the arguments, from the first, a call replaces by its first outputs.
     """
 
@@ -43,6 +46,15 @@ class JaxFramework:
         """Returns the forward pass and its parameters; see `Framework.build`."""
         raise NotImplementedError(f"{type(self).__name__} has no workload {workload.name}")
 
+    def training_of(self, workload: Workload) -> tuple[TrainedForward, Any, Any]:
+        """Returns the forward pass in training, its parameters and its running statistics; see `Framework.build`."""
+        forward, parameters = self.forward_of(workload)
+        return lambda parameters, statistics, inputs: (forward(parameters, inputs), statistics), parameters, {}
+
+    def inputs_of(self, workload: Workload) -> dict[str, np.ndarray]:
+        """Returns what the forward pass takes, by name."""
+        return workload.inputs()
+
     def versions(self) -> dict[str, str]:
         """Returns the versions of its packages."""
         return {name: importlib.metadata.version(name) for name in self.packages}
@@ -53,12 +65,12 @@ class JaxFramework:
 
     def program_of(self, workload: Workload) -> Program:
         """Returns what one call computes: a forward pass, a step of Adam, or gradients of inputs and parameters."""
+        inputs = self.inputs_of(workload)
+        if "label" in inputs:
+            return _training_step(*self.training_of(workload), inputs)
         forward, parameters = self.forward_of(workload)
-        inputs = workload.inputs()
         if not workload.train:
             return Program(forward, (parameters, inputs))
-        if "label" in inputs:
-            return _training_step(forward, parameters, inputs)
 
         def loss(parameters: Any, inputs: dict[str, jax.Array]) -> jax.Array:
             return jnp.mean(jnp.square(forward(parameters, inputs).astype(jnp.float32)))
@@ -99,19 +111,20 @@ class JaxFramework:
         return statistics["peak_bytes_in_use"] if statistics else None
 
 
-def _training_step(forward: Forward, parameters: Any, inputs: dict[str, np.ndarray]) -> Program:
+def _training_step(forward: TrainedForward, parameters: Any, statistics: Any, inputs: dict[str, np.ndarray]) -> Program:
     optimizer = optax.adam(LEARNING_RATE)
 
-    def step(parameters: Any, state: Any, inputs: dict[str, jax.Array]) -> tuple[Any, Any, jax.Array]:
-        def loss(parameters: Any) -> jax.Array:
-            logits = forward(parameters, inputs).astype(jnp.float32)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, inputs["label"]).mean()
+    def step(parameters: Any, statistics: Any, state: Any, inputs: dict[str, jax.Array]) -> tuple[Any, ...]:
+        def loss(parameters: Any) -> tuple[jax.Array, Any]:
+            logits, changed = forward(parameters, statistics, inputs)
+            each = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), inputs["label"])
+            return each.mean(), changed
 
-        value, gradients = jax.value_and_grad(loss)(parameters)
+        (value, changed), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
         updates, state = optimizer.update(gradients, state, parameters)
-        return optax.apply_updates(parameters, updates), state, value
+        return optax.apply_updates(parameters, updates), changed, state, value
 
-    return Program(step, (parameters, optimizer.init(parameters), inputs), num_carried=2)
+    return Program(step, (parameters, statistics, optimizer.init(parameters), inputs), num_carried=3)
 
 
 def nest(weights: dict[str, np.ndarray]) -> Any:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from fusionjax.benchmarks.workloads.decode import HEADS
+from fusionjax.benchmarks.workloads.encoder import FORMATS
 from fusionjax.errors import InputError
+from fusionjax.pretrained import PUBLISHED
 
 PEERS: dict[str, tuple[str, ...]] = {
     "torch": ("torch", "torch.compile"),
     "keras": ("keras-tensorflow", "keras-jax"),
     "flax": ("flax",),
+    "jimm": ("jimm",),
 }
 # Of the library's own; measured beside its default.
 INFERENCE = ("folded", "folded+bfloat16")
@@ -21,6 +24,8 @@ INFERENCE = ("folded", "folded+bfloat16")
 MORE_VARIANTS = ("keras-tensorflow-xla",)
 MODELS = ("fusion", "lstm", "gru", "elman", "vit-block", "depthwise")
 WAYS = ("forward", "train")
+# The published sizes that the peers have too.
+ENCODERS = tuple(one.name for one in PUBLISHED if one.family in FORMATS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,10 +33,10 @@ class PeerOptions:
     """Who is measured, how often, and where the results go.
 
     Attributes:
-        peers: whom to compare with, joined by commas: torch, keras, flax, one of their variants (torch.compile,
-            keras-tensorflow, keras-tensorflow-xla, keras-jax) or all.
+        peers: whom to compare with, joined by commas: torch, keras, flax, jimm (encoders alone), one of their variants
+            (torch.compile, keras-tensorflow, keras-tensorflow-xla, keras-jax) or all.
         peer_python: the Python that a peer is installed in, as NAME=PATH, such as keras=/path/to/bin/python; the
-            variable FUSIONJAX_BENCH_PYTHON_KERAS (or _TORCH, _FLAX) does the same. Otherwise this Python.
+            variable FUSIONJAX_BENCH_PYTHON_KERAS (or _TORCH, _FLAX, _JIMM) does the same. Otherwise this Python.
         repeats: samples taken of each contender, in turn.
         peak_size: side of the square matrices whose product measures the peak.
         plot: folder to draw figures in.
@@ -210,6 +215,36 @@ class DecodeOptions(InferenceOptions):
         require_at_least("vocab_size", self.vocab_size, max(4, *self.beams), "A search needs words to choose from.")
         if self.features < 1 or self.features % HEADS:
             raise InputError(f"features must be a multiple of the {HEADS} heads; got {self.features}. 512 is usual.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderOptions(PeerOptions):
+    """Which published encoders.
+
+    Attributes:
+        models: published sizes, such as efficientnet-lite0, resnet50, vit-b16, clip-vit-b32, siglip-b16.
+        batch_sizes: images at once, and as many texts.
+        mode: forward passes, steps of training, or both.
+        table: prints the parameters and multiply-adds of all published sizes instead, and measures nothing.
+        dtype: of the computation.
+    """
+
+    models: tuple[str, ...] = ("efficientnet-lite0", "resnet50", "vit-b16")
+    batch_sizes: tuple[int, ...] = (1, 32)
+    mode: Literal["forward", "train", "both"] = "both"
+    table: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        super().__post_init__()
+        require_known("the models", self.models, ENCODERS)
+        require_positive("batch_sizes", self.batch_sizes)
+
+    @property
+    def ways(self) -> tuple[bool, ...]:
+        """Whether there is training, in the order in which it is measured."""
+        return {"forward": (False,), "train": (True,), "both": (False, True)}[self.mode]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

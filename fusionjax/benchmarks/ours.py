@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from fusionjax import encoders, layers, ops
+from fusionjax import compress, encoders, layers, ops, pretrained
 from fusionjax._version import __version__
 from fusionjax.benchmarks.captioners import decode_captions
-from fusionjax.benchmarks.jax_framework import Forward, JaxFramework, nest
-from fusionjax.benchmarks.workloads import Decode, Depthwise, Fusion, Recurrent, VitBlock, Workload
+from fusionjax.benchmarks.jax_framework import Forward, JaxFramework, TrainedForward, nest
+from fusionjax.benchmarks.workloads import Decode, Depthwise, Encoder, Fusion, Recurrent, VitBlock, Workload
 from fusionjax.benchmarks.workloads.fusion import CLASSES, WORDS
 from fusionjax.parallel import keep_host_memory
 
@@ -91,6 +91,8 @@ class Ours(JaxFramework):
     def forward_of(self, workload: Workload) -> tuple[Forward, Any]:
         """Returns the forward pass and its parameters; see `Framework.build`."""
         dtype = jnp.bfloat16 if workload.dtype == "bfloat16" else None
+        if isinstance(workload, Encoder):
+            return _encoder(workload)
         parameters = nest(workload.weights())
         if isinstance(workload, Fusion):
             model = FusionModel(workload, dtype)
@@ -107,6 +109,40 @@ class Ours(JaxFramework):
         if isinstance(workload, Decode):
             return decode_captions(workload, dtype), parameters
         raise NotImplementedError(f"fusionjax has no workload {workload.name}")
+
+    def training_of(self, workload: Workload) -> tuple[TrainedForward, Any, Any]:
+        """Returns the forward pass in training, its parameters and its running statistics; see `Framework.build`."""
+        if not isinstance(workload, Encoder):
+            return super().training_of(workload)
+        model, variables = _load(workload)
+        statistics = {name: tree for name, tree in variables.items() if name != "params"}
+
+        def forward(parameters: Any, statistics: Any, inputs: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+            variables = {"params": parameters, **statistics}
+            output, changed = model.apply(variables, inputs["image"], deterministic=False, mutable=list(statistics))
+            return output.logits, changed
+
+        return forward, variables["params"], statistics
+
+
+def _load(workload: Encoder) -> tuple[Any, Any]:
+    """The model in the workload's dtype, and its variables."""
+    loaded = pretrained.load(workload.folder)
+    if workload.dtype == "float32":
+        return loaded.model, loaded.variables
+    return compress.to_bfloat16(loaded.model, loaded.variables)[0], loaded.variables
+
+
+def _encoder(workload: Encoder) -> tuple[Forward, Any]:
+    model, variables = _load(workload)
+    if not workload.length:
+        return lambda variables, inputs: model.apply(variables, inputs["image"]).logits, variables
+
+    def forward(variables: Any, inputs: dict[str, jax.Array]) -> jax.Array:
+        vectors = model.apply(variables, inputs)
+        return vectors.scale * vectors.image @ vectors.text.T + (0 if vectors.bias is None else vectors.bias)
+
+    return forward, variables
 
 
 def _depthwise(channels: int, dtype: Any) -> Forward:

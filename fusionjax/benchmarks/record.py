@@ -14,7 +14,7 @@ class Record:
 
     Attributes:
         contender: whose code ran: `fusionjax`, `torch`, `torch.compile`, `keras-tensorflow` (also `-xla`),
-            `keras-jax` or `flax`.
+            `keras-jax`, `flax` or `jimm`.
         workload: what ran, such as `fusion-forward`.
         implementation: of the operations; `default` is the contender's own choice. An inference option is named here.
         device: kind and architecture.

@@ -12,8 +12,6 @@ An answer with `error` says why there is none; with `missing`, that the contende
 print goes to standard error.
 """
 
-import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -22,12 +20,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
 from fusionjax.benchmarks.framework import Framework, load_framework
+from fusionjax.benchmarks.memory import forget_peak, give_back_free_memory, resident_mb
 from fusionjax.benchmarks.workloads import from_json
 
 # Calls shorter than this are repeated in a sample.
@@ -71,9 +69,9 @@ class Worker:
     def _prepare(self, workload: dict[str, Any], path: str) -> dict[str, Any]:
         made = from_json(workload)
         gc.collect()
-        _give_back_free_memory()
-        _forget_peak()
-        self._resident_mb = _resident_mb("VmRSS")
+        give_back_free_memory()
+        forget_peak()
+        self._resident_mb = resident_mb("VmRSS")
         self._run = self._started.build(made)
         start = time.perf_counter()
         outputs = self._call()
@@ -98,7 +96,7 @@ class Worker:
 
     def _finish(self) -> dict[str, Any]:
         on_device = self._started.peak_memory_bytes()
-        peak = _resident_mb("VmHWM") - self._resident_mb if on_device is None else on_device / 1e6
+        peak = resident_mb("VmHWM") - self._resident_mb if on_device is None else on_device / 1e6
         self._check_finite(self._started.fetch(self._outputs))
         self._run, self._outputs = lambda: None, None
         return {"peak_memory_mb": max(0.0, peak)}
@@ -146,26 +144,3 @@ def serve() -> None:
 def _thin(array: np.ndarray) -> np.ndarray:
     """Takes evenly spaced numbers, where there are many."""
     return array.reshape(-1)[:: max(1, array.size // _COMPARED)]
-
-
-def _resident_mb(entry: str) -> float:
-    """Memory of this process: `VmRSS` now, `VmHWM` at most; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(entry)), 0.0)
-
-
-def _give_back_free_memory() -> None:
-    """Returns what earlier workloads have freed to the system, so that it is not missing in the peak of the next."""
-    with contextlib.suppress(OSError, TypeError, AttributeError):  # of C libraries, only glibc has the function
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _forget_peak() -> None:
-    """Starts the count of the most memory anew, where the system lets it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return

@@ -38,7 +38,7 @@ commands:
   convert SOURCE FOLDER
                     weights under the names of another library, in safetensors
   compare RECIPE    settings of a recipe beside each other, such as --vary fusion=concat,mutan --seeds 0 1 2
-  bench WORKLOAD    speed, beside other frameworks; WORKLOAD is forward, train, ops, decode or scaling
+  bench WORKLOAD    speed, beside other frameworks; WORKLOAD is forward, train, encoders, ops, decode ...
 
 Every command has --help, --json (one JSON value on standard output, nothing else) and --traceback (of an error).
 exit codes: 0 done, 2 bad input or usage, 130 stopped by Ctrl-C"""

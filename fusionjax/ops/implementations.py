@@ -21,6 +21,7 @@ class _Target(NamedTuple):
 # A part of the key of JAX's caches: what was traced for one target is traced anew for another.
 _target = jax.make_user_context(None)
 _inside_loop = jax.make_user_context(False)
+_only_references = jax.make_user_context(False)
 
 
 @contextmanager
@@ -73,6 +74,24 @@ def inside_loop() -> Iterator[None]:
         True
     """
     with _inside_loop(True):
+        yield
+
+
+@contextmanager
+def only_references() -> Iterator[None]:
+    """Makes the operations that JAX traces inside of it run their plain references, where no implementation is named.
+
+    What they compute is then written as its equations have it, to be counted or compared with.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with only_references():
+        ...     select_implementation("conv2d", None, {"xla": None, "taps": None}, "taps")
+        'xla'
+    """
+    with _only_references(True):
         yield
 
 
@@ -131,7 +150,9 @@ def select_implementation(
     """
     dtype_name = None if dtype is None else str(jnp.dtype(dtype))
     choice = None
-    if implementation is None:
+    if implementation is None and _only_references.value:
+        implementation = next(iter(obstacles))
+    elif implementation is None:
         choice = _find_choice(operation, shape_class, dtype_name)
         unfit = choice is None or obstacles.get(choice.implementation, "there is none of this name") is not None
         if unfit or (choice is not None and choice.implementation == avoided):

@@ -55,5 +55,5 @@ class Architecture:
     preparation: Callable[[Any], ImagePreparation | None] = lambda sizes: None
     tokenizer: TokenizerKind | None = None
     caption_tokens: Callable[[Any], CaptionTokens | None] = lambda sizes: None
-    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     hub_config: Callable[[Any], Mapping[str, Any]] | None = None

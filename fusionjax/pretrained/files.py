@@ -13,6 +13,7 @@ from fusionjax.pretrained.torch_file import open_torch_file
 
 _INDEX = "model.safetensors.index.json"
 _TORCH_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
+_MOST_MAPPED = 2**26  # bytes that are read of a safetensors file before its pages are given back
 _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
@@ -144,7 +145,26 @@ def _open_file(path: Path) -> Weights:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in _names(file)}
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path} must be a whole safetensors file; {error}. Fetch it anew.") from error
-    return Weights(path, shapes, file.get_tensor, {})
+    return Weights(path, shapes, _reader(lambda: safetensors.safe_open(path, framework="numpy")), {})
+
+
+def _reader(open_file: Callable[[], Any]) -> Callable[[str], np.ndarray]:
+    """Reads tensors of a file that is mapped, and opens it anew now and then.
+
+    What was read of a mapped file stays in the process's memory until it is closed, so that it would hold the whole
+    file beside the model.
+    """
+    file, mapped = open_file(), 0
+
+    def read(name: str) -> np.ndarray:
+        nonlocal file, mapped
+        if mapped > _MOST_MAPPED:
+            file, mapped = open_file(), 0
+        tensor = file.get_tensor(name)
+        mapped += tensor.nbytes
+        return tensor
+
+    return read
 
 
 def _names(file: Any) -> Iterator[str]:

@@ -70,7 +70,7 @@ def test_the_table_names_who_is_missing(capfd: pytest.CaptureFixture[str]) -> No
             "--save must be a file in a folder that is there; got '/none/x.json'. Make the folder.",
         ),
         ("--peer-python keras", "--peer-python takes NAME=PATH, such as keras=/path/to/bin/python; got 'keras'."),
-        ("--peer-python mxnet=/x", "the peer of --peer-python must be among torch, keras, flax; got 'mxnet'."),
+        ("--peer-python mxnet=/x", "the peer of --peer-python must be among torch, keras, flax, jimm; got 'mxnet'."),
     ],
 )
 def test_bad_options_are_one_line(capfd: pytest.CaptureFixture[str], words: str, message: str) -> None:

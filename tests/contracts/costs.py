@@ -11,10 +11,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 
 from fusionjax import fusion
 from fusionjax.encoders import Features
+from fusionjax.pretrained.counting import count_operations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,43 +66,6 @@ def measure(module: nn.Module, variables: Any, features: Mapping[str, Features])
     operations, rest = divmod(count_operations(program.jaxpr), batch)
     assert rest == 0
     return Cost(sum(leaf.size for leaf in jax.tree.leaves(variables)), operations)
-
-
-def count_operations(program: Any) -> int:
-    """The operations of all matrix products and convolutions of a jaxpr: of a choice's largest branch, of every step.
-
-    Args:
-        program: a `Jaxpr`.
-
-    Returns:
-        Two for every multiplication and addition.
-    """
-    return sum(_count(equation) for equation in program.eqns)
-
-
-def _count(equation: Any) -> int:
-    name = equation.primitive.name
-    if name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        return 2 * equation.outvars[0].aval.size * int(np.prod([left[axis] for axis in contracted]))
-    if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval
-        features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-        return 2 * equation.outvars[0].aval.size * kernel.size // features
-    inner = [count_operations(one) for value in equation.params.values() for one in _programs(value)]
-    assert name != "while" or not any(inner), "how often a loop runs is not known"
-    if name == "cond":
-        return max(inner)
-    return sum(inner) * (equation.params["length"] if name == "scan" else 1)
-
-
-def _programs(value: Any) -> list[Any]:
-    """The jaxprs among the parameters of an equation."""
-    if isinstance(value, tuple | list):
-        return [one for part in value for one in _programs(part)]
-    value = getattr(value, "jaxpr", value)
-    return [value] if hasattr(value, "eqns") else []
 
 
 def _pooled(sizes: Sizes) -> int:

@@ -177,87 +177,17 @@ def resnet(stage_sizes: tuple[int, ...], features: tuple[int, ...], is_bottlenec
     return ResNet()
 
 
-def _same_conv(*args: Any, **kwargs: Any) -> Any:
-    """A convolution without bias, with TensorFlow's padding."""
-    from torch import nn
-
-    class Same(nn.Conv2d):
-        def forward(self, grid: Any) -> Any:
-            pads = []
-            for size, kernel, stride in zip(grid.shape[:1:-1], self.kernel_size, self.stride, strict=True):
-                lacking = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-                pads += [lacking // 2, lacking - lacking // 2]
-            return super().forward(nn.functional.pad(grid, pads))
-
-    return Same(*args, bias=False, **kwargs)
-
-
-def _lite_block(inputs: int, outputs: int, kernel: int, stride: int, expansion: int, is_timm: bool) -> Any:
-    """An inverted bottleneck under the names of timm or of efficientnet-lite-pytorch."""
-    from torch import nn
-
-    width = inputs * expansion
-    convs = [_same_conv(inputs, width, 1)] if expansion > 1 else []
-    convs += [_same_conv(width, width, kernel, stride, groups=width), _same_conv(width, outputs, 1)]
-    names, norms = ["_expand_conv", "_depthwise_conv", "_project_conv"], ["_bn0", "_bn1", "_bn2"]
-    names, norms = names[-len(convs) :], norms[-len(convs) :]
-    if is_timm:
-        names = ["conv_pw", "conv_dw", "conv_pwl"] if expansion > 1 else ["conv_dw", "conv_pw"]
-        norms = ["bn1", "bn2", "bn3"][: len(convs)]
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            for name, norm, conv in zip(names, norms, convs, strict=True):
-                self.add_module(name, conv)
-                self.add_module(norm, nn.BatchNorm2d(conv.out_channels, eps=1e-3))
-
-        def forward(self, grid: Any) -> Any:
-            result = grid
-            for name, norm in zip(names, norms, strict=True):
-                result = getattr(self, norm)(getattr(self, name)(result))
-                result = result if name == names[-1] else result.clamp(0, 6)
-            return grid + result if stride == 1 and inputs == outputs else result
-
-    return Block()
-
-
 def efficientnet_lite(stage_sizes: tuple[int, ...], features: tuple[int, ...], is_timm: bool) -> Any:
     """Under the names of timm, whose blocks are in stages, or of efficientnet-lite-pytorch, where they are not."""
-    from torch import nn
+    from fusionjax.benchmarks.peers.torch_encoders import EfficientNetLite
 
-    stages, inputs = [], 5
-    settings = zip(stage_sizes, features, (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, *(6,) * 6), strict=False)
-    for size, width, kernel, stride, expansion in settings:
-        blocks = []
-        for place in range(size):
-            blocks.append(_lite_block(inputs, width, kernel, 1 if place else stride, expansion, is_timm))
-            inputs = width
-        stages.append(nn.Sequential(*blocks))
-    names = ("_conv_stem", "_bn0", "_blocks", "_conv_head", "_bn1", "_fc")
-    if is_timm:
-        names = ("conv_stem", "bn1", "blocks", "conv_head", "bn2", "classifier")
-    parts = (
-        _same_conv(3, 5, 3, 2),
-        nn.BatchNorm2d(5, eps=1e-3),
-        nn.Sequential(*(stages if is_timm else itertools.chain(*stages))),
-        _same_conv(inputs, 17, 1),
-        nn.BatchNorm2d(17, eps=1e-3),
-        nn.Linear(17, 13),
-    )
-
-    class EfficientNetLite(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            for name, part in zip(names, parts, strict=True):
-                self.add_module(name, part)
-
+    class Network(EfficientNetLite):
         def forward(self, images: Any) -> tuple[Any, Any]:
-            stem, first, blocks, head, last, classifier = self.children()
-            grid = last(head(blocks(first(stem(images)).clamp(0, 6)))).clamp(0, 6)
-            return classifier(grid.mean((2, 3))), grid
+            grid = self.grid(images)
+            return getattr(self, self.names[-1])(grid.mean((2, 3))), grid
 
-    return EfficientNetLite()
+    sizes = {"stem_features": 5, "head_features": 17, "num_classes": 13}
+    return Network(stage_sizes, features, is_timm=is_timm, **sizes)
 
 
 def convnext(stage_sizes: tuple[int, ...], features: tuple[int, ...], is_timm: bool) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fusionjax.benchmarks.workloads import Depthwise, Fusion, Recurrent, VitBlock, Workload
+from fusionjax.benchmarks.peers.keras_encoders import EncoderBuilder
+from fusionjax.benchmarks.workloads import Depthwise, Encoder, Fusion, Recurrent, VitBlock, Workload
 from fusionjax.benchmarks.workloads.fusion import CLASSES, FILTERS, WORDS
 
 LEARNING_RATE = 1e-4
@@ -41,7 +42,7 @@ class Keras:
         keras = self._keras
         keras.config.set_dtype_policy("mixed_bfloat16" if workload.dtype == "bfloat16" else "float32")
         model = self._model(workload)
-        arrays = workload.inputs()
+        arrays = workload.normal_inputs() if isinstance(workload, Encoder) else workload.inputs()
         label = arrays.pop("label", None)
         inputs = [self._runtime.put(array) for array in arrays.values()]
         if not workload.train:
@@ -71,10 +72,14 @@ class Keras:
             Recurrent: self._recurrent,
             VitBlock: self._vit_block,
             Depthwise: self._depthwise,
+            Encoder: self._encoder,
         }
         if type(workload) not in makers:
             raise NotImplementedError(f"Keras has no workload {workload.name}")
         return makers[type(workload)](workload)
+
+    def _encoder(self, workload: Encoder) -> Any:
+        return EncoderBuilder(self._keras, workload.weights()).build(workload)
 
     def _recurrent(self, workload: Recurrent) -> Any:
         keras, layers = self._keras, self._keras.layers

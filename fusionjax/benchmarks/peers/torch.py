@@ -10,7 +10,8 @@ from torch import nn
 
 from fusionjax.benchmarks.machine import count_cores
 from fusionjax.benchmarks.peers.torch_decode import build_decoding
-from fusionjax.benchmarks.workloads import Decode, Depthwise, Fusion, Recurrent, VitBlock, Workload
+from fusionjax.benchmarks.peers.torch_encoders import load_encoder
+from fusionjax.benchmarks.workloads import Decode, Depthwise, Encoder, Fusion, Recurrent, VitBlock, Workload
 from fusionjax.benchmarks.workloads.fusion import CLASSES, FILTERS, WORDS
 
 LEARNING_RATE = 1e-4
@@ -185,10 +186,9 @@ class Torch:
         torch._dynamo.reset()
         if isinstance(workload, Decode):
             return build_decoding(workload, self._place, is_compiled=self.is_compiled)
-        model = self._model(workload)
-        model.load(workload.weights())
-        model = model.to(self._place, memory_format=torch.channels_last)
-        inputs = {name: self._input(array) for name, array in workload.inputs().items()}
+        model = self._model(workload).to(self._place, memory_format=torch.channels_last)
+        arrays = workload.normal_inputs() if isinstance(workload, Encoder) else workload.inputs()
+        inputs = {name: self._input(array) for name, array in arrays.items()}
         label = inputs.pop("label", None)
         # On a GPU, kernels chosen by trial and launched as one CUDA graph; on a CPU that mode gains nothing.
         mode = "max-autotune" if self._place.type == "cuda" else "default"
@@ -224,9 +224,13 @@ class Torch:
         return torch.cuda.max_memory_allocated() if self._place.type == "cuda" else None
 
     def _model(self, workload: Workload) -> Any:
+        if isinstance(workload, Encoder):
+            return load_encoder(workload)
         for kind, model in _MODELS.items():
             if isinstance(workload, kind):
-                return model(workload)
+                made = model(workload)
+                made.load(workload.weights())
+                return made
         raise NotImplementedError(f"torch has no workload {workload.name}")
 
     def _input(self, array: np.ndarray) -> torch.Tensor:

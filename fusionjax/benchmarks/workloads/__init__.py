@@ -7,11 +7,23 @@ import numpy as np
 
 from fusionjax.benchmarks.workloads.decode import Decode
 from fusionjax.benchmarks.workloads.depthwise import Depthwise
+from fusionjax.benchmarks.workloads.encoder import Encoder
 from fusionjax.benchmarks.workloads.fusion import Fusion
 from fusionjax.benchmarks.workloads.recurrent import Recurrent
 from fusionjax.benchmarks.workloads.vit_block import VitBlock
 
-__all__ = ["KINDS", "Decode", "Depthwise", "Fusion", "Recurrent", "VitBlock", "Workload", "from_json", "to_json"]
+__all__ = [
+    "KINDS",
+    "Decode",
+    "Depthwise",
+    "Encoder",
+    "Fusion",
+    "Recurrent",
+    "VitBlock",
+    "Workload",
+    "from_json",
+    "to_json",
+]
 
 
 class Workload(Protocol):
@@ -44,7 +56,7 @@ class Workload(Protocol):
         """Counts the operations of one call."""
 
 
-KINDS: dict[str, Any] = {kind.kind: kind for kind in (Fusion, Recurrent, VitBlock, Depthwise, Decode)}
+KINDS: dict[str, Any] = {kind.kind: kind for kind in (Fusion, Recurrent, VitBlock, Depthwise, Decode, Encoder)}
 
 
 def to_json(workload: Any) -> dict[str, Any]:
