@@ -21,7 +21,7 @@ def read_tokenizer(folder: str | Path) -> "tokenizers.Tokenizer":
         folder: of the weights.
 
     Returns:
-        The tokenizer. That of a `vocab.txt` neither puts special tokens around a text, nor pads or cuts it.
+        The tokenizer, which neither pads nor cuts a text; that of a `vocab.txt` puts no special tokens around it.
 
     Raises:
         InputError: neither file is there, or it is damaged.
@@ -30,7 +30,10 @@ def read_tokenizer(folder: str | Path) -> "tokenizers.Tokenizer":
     whole, pieces = Path(folder) / "tokenizer.json", Path(folder) / "vocab.txt"
     try:
         if whole.exists():
-            return library.Tokenizer.from_file(str(whole))
+            tokenizer = library.Tokenizer.from_file(str(whole))
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            return tokenizer
         if pieces.exists():
             return _word_pieces(pieces)
     except Exception as error:  # The library raises a bare Exception.
