@@ -223,6 +223,10 @@ def test_words_become_their_tokens_and_back(folder: Path, tmp_path: Path) -> Non
     theirs = BertTokenizer.from_pretrained(folder)
     theirs.save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").exists() and not (tmp_path / "vocab.txt").exists()
+    # Published files may ask for rows of one length.
+    whole = json.loads((tmp_path / "tokenizer.json").read_text())
+    whole["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
     text, ids = "A photo of, DOGS running!", [5, 6, 4, 18, 16, 7, 19, 1, 5, 13, 0]
     for place in (folder, tmp_path):
         ours = data.read_tokenizer(place, "bert", 64)

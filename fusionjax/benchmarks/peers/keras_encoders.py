@@ -114,8 +114,9 @@ class EncoderBuilder:
 
     def _efficientnet_lite(self, grid: Any, workload: Encoder) -> Any:
         def layer(grid: Any, conv: str, norm: str, strides: int = 1, activation: str | None = "relu6") -> Any:
-            settings = {"epsilon": _LITE_EPSILON, "activation": activation, "is_symmetric": False}
-            return self._conv_norm(grid, conv, norm, strides, **settings)
+            return self._conv_norm(
+                grid, conv, norm, strides, epsilon=_LITE_EPSILON, activation=activation, is_symmetric=False
+            )
 
         grid = layer(grid, "conv_stem", "bn1", 2)
         for stage, first in enumerate(_LITE_STRIDES):
@@ -164,7 +165,7 @@ class EncoderBuilder:
 def _make_places(keras: Any) -> Any:
     """A layer that puts the class token first and adds the positions."""
 
-    class Places(keras.layers.Layer):  # type: ignore[misc]
+    class Places(keras.layers.Layer):
         def build(self, shape: Any) -> None:
             self.token = self.add_weight(shape=(1, 1, shape[-1]))
             self.positions = self.add_weight(shape=(1, shape[1] + 1, shape[-1]))

@@ -79,7 +79,7 @@ class Encoder:
     def normal_inputs(self) -> dict[str, np.ndarray]:
         """Draws the same inputs, the image as other libraries take it: less the mean, over the deviation."""
         drawn = self.inputs()
-        mean, std = np.float32(self.mean), np.float32(self.std)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         return {**drawn, "image": (drawn["image"] - mean) / std}
 
     def weights(self) -> dict[str, np.ndarray]:
