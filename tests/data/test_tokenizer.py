@@ -53,6 +53,8 @@ def test_a_long_text_is_cut_and_has_no_end():
     assert tokenizer.encode("a cat runs", 4).tolist() == [1, 4, 8, 6]
     with pytest.raises(ValueError, match=r"length must be at least 2 .* got 1"):
         tokenizer.encode("a", 1)
+    with pytest.raises(ValueError, match=r"length must be given for a tokenizer of no published model; got None. Give"):
+        tokenizer.encode("a")
 
 
 @pytest.mark.parametrize("kind", ["word", "bpe"])

@@ -20,6 +20,7 @@ TEXTS = (
     "x1234 don\N{RIGHT SINGLE QUOTATION MARK}t \N{EM DASH} 犬の写真",
     "cat " * 30,
     "\N{LATIN SMALL LETTER SHARP S} \N{LATIN CAPITAL LETTER I WITH DOT ABOVE}stanbul 100% under_score",
+    "a▁cat of▁▁two",
 )
 Arrays = dict[str, np.ndarray]
 
