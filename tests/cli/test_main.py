@@ -38,7 +38,7 @@ Captured = pytest.CaptureFixture[str]
         ("caption --help", ["[RUN] PHOTO [PHOTO ...]", "--weights", "--decoding.num-beams", "--json"]),
         (
             "bench --help",
-            ["WORKLOAD is forward, train, ops, decode, scaling or ahead:", "steps of training, beside the peers"],
+            ["WORKLOAD is forward, train, ops, decode, encoders, scaling or ahead:", "steps of training, beside the peers"],
         ),
         ("bench forward --help", ["--batch-sizes", "--peers", "--dtype {float32,bfloat16}", "--json"]),
         ("--version", [__version__]),
@@ -90,7 +90,7 @@ def test_help(capfd: Captured, words: str, mentioned: list[str]) -> None:
         ("caption", "caption needs at least one photograph after the run; got none. Name image files."),
         (
             "bench",
-            "bench needs a workload, forward, train, ops, decode, scaling or ahead; got ''. "
+            "bench needs a workload, forward, train, ops, decode, encoders, scaling or ahead; got ''. "
             "See fusionjax bench --help.",
         ),
         ("bench backward", "; got 'backward'. See fusionjax bench --help."),
