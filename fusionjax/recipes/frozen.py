@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from fusionjax import data, parallel, training
 from fusionjax.errors import InputError
 from fusionjax.recipes import engine
 from fusionjax.recipes.backbones import NO_BACKBONES, Backbone, Backbones
+from fusionjax.recipes.cache import cache_folder
 from fusionjax.recipes.captions import TextRows
 from fusionjax.recipes.config import DataConfig, ImageBackboneConfig
 from fusionjax.recipes.run import write_atomically
@@ -29,15 +29,6 @@ _FILE_BYTES, _FILE_S = 64 * 2**20, 10.0
 _logger = logging.getLogger("fusionjax")
 
 TextsOf = Callable[[Mapping[str, Any]], Iterable[str]]
-
-
-def cache_folder() -> Path:
-    """The folder of all features: in `FUSIONJAX_CACHE`, or else in the user's cache, `~/.cache/fusionjax`."""
-    given = os.environ.get("FUSIONJAX_CACHE")
-    if given:
-        return Path(given).expanduser() / "features"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fusionjax" / "features"
 
 
 class FeatureComputer:
@@ -142,7 +133,7 @@ def open_store(backbone: Backbone, preparation: Sequence[Any]) -> data.RowStore:
         "preparation": list(preparation),
     }
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-    folder = cache_folder() / name
+    folder = cache_folder("features") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "about.json").exists():

@@ -1,7 +1,6 @@
 """Published weights at work: photographs named or described, and weights brought to other names."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from fusionjax import data, models, pretrained
 from fusionjax.errors import InputError
+from fusionjax.recipes.cache import cache_folder
 from fusionjax.recipes.config import DecodingConfig
 from fusionjax.recipes.embedder import Embedder
 from fusionjax.recipes.labels import Label, most_probable
@@ -95,7 +95,7 @@ def load_embedder(weights: str | Path, *, architecture: str | None = None) -> Em
 
     Returns:
         What encodes images and texts. Indexes of photographs are kept in the user's cache, `~/.cache/fusionjax`, or
-        where `XDG_CACHE_HOME` says.
+        where `FUSIONJAX_CACHE` or `XDG_CACHE_HOME` says.
 
     Raises:
         InputError: the weights cannot be used, are of another model, or have no tokenizer beside them.
@@ -108,7 +108,6 @@ def load_embedder(weights: str | Path, *, architecture: str | None = None) -> Em
         )
     if loaded.tokenizer is None:
         raise InputError(_NO_TOKENIZER.format(weights))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = weights if loaded.folder is None else loaded.folder.resolve()
     return Embedder(
         loaded.model,
@@ -119,7 +118,7 @@ def load_embedder(weights: str | Path, *, architecture: str | None = None) -> Em
         prepare=lambda image: image,
         preparation=repr(preparation),
         batch_size=_ENCODED,
-        indexes=cache / "fusionjax" / "indexes" / hashlib.sha256(str(place).encode()).hexdigest()[:16],
+        indexes=cache_folder("indexes") / hashlib.sha256(str(place).encode()).hexdigest()[:16],
     )
 
 

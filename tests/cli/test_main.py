@@ -38,7 +38,10 @@ Captured = pytest.CaptureFixture[str]
         ("caption --help", ["[RUN] PHOTO [PHOTO ...]", "--weights", "--decoding.num-beams", "--json"]),
         (
             "bench --help",
-            ["WORKLOAD is forward, train, ops, decode, encoders, scaling or ahead:", "steps of training, beside the peers"],
+            [
+                "WORKLOAD is forward, train, ops, decode, encoders, scaling or ahead:",
+                "steps of training, beside the peers",
+            ],
         ),
         ("bench forward --help", ["--batch-sizes", "--peers", "--dtype {float32,bfloat16}", "--json"]),
         ("--version", [__version__]),
