@@ -13,8 +13,8 @@ SEEDS ?= 0 1 2
 OLD := $(shell .ci/python 3.11 $(PYTHON))
 NEW := $(shell .ci/python 3.13)
 
-# Whole programs and models, in which the version of Python and JAX matters least; models are in the contracts too.
-OLD_ONLY := $(foreach folder,benchmarks cli compress examples models pretrained recipes,--ignore=tests/$(folder))
+# In which the version of Python and JAX matters least: whole programs, data, and models, which are in the contracts too.
+OLD_ONLY := $(foreach folder,benchmarks cli compress data decoding encoders examples fusion metrics models pretrained recipes,--ignore=tests/$(folder))
 
 .PHONY: demo test lint test-old test-new test-tpu benchmarks campaign clean
 
