@@ -194,8 +194,8 @@ def _on_weights(
         image = dataclasses.replace(image, views=views)
         settings = dataclasses.replace(settings, image_size=image_size_of(image))
     if text.weights is not None:
-        # Parts of words, and what begins and ends a text.
-        settings = dataclasses.replace(settings, max_length=2 * settings.max_length)
+        # Rare words are several tokens.
+        settings = dataclasses.replace(settings, max_length=settings.max_length + 6)
     return dataclasses.replace(scratch, image=image, text=text, data=settings)
 
 

@@ -21,7 +21,8 @@ from fusionjax.recipes.sources import DataParts, Examples, ImageTransform, Views
 from tests.recipes.published import write_image_weights, write_text_weights
 from tests.recipes.tiny import picture, write_flickr
 
-SIDE, LENGTH = 37, 5
+SIDE, LENGTH = 13, 5
+NUMBERS = 16 * 13 + 13  # cells, and the pooled vector
 SETTINGS = DataConfig(source="flickr", image_size=SIDE, margin=0.2, flip=True, max_length=LENGTH, min_count=1)
 
 
@@ -95,7 +96,7 @@ def test_stored_features_are_those_of_the_encoder(
     stored = image_inputs(weights, storage=storage).store({"train": examples})["train"]
     assert len(stored) == 3 and stored[0]["captions"] == ["a red picture", "one red picture"]
     rows, own = rows_of(stored), expected(weights, middle(examples))
-    assert rows.dtype == storage and rows.shape == (3, 4 * 13 + 13)
+    assert rows.dtype == storage and rows.shape == (3, NUMBERS)
     np.testing.assert_allclose(rows, own, rtol=tolerance, atol=tolerance)
     np.testing.assert_array_equal(stored.picture(1), examples.picture(1))
     assert "a red picture" in stored.describe(0)["captions"] and isinstance(stored.describe(0)["image"], Path)
@@ -234,7 +235,8 @@ def test_texts(text_weights: Path, folder: Path, cache: Path, computed: list[int
     again = TextFeatures(FeatureComputer(backbone))
     again.store([known], LENGTH)
     assert computed == [6, 1]
-    again.store([known], LENGTH + 1)
+    longer = open_backbones(slots, dataclasses.replace(SETTINGS, max_length=LENGTH + 1))["text"]
+    TextFeatures(FeatureComputer(longer)).store([known], LENGTH + 1)
     assert computed == [6, 1, 1]
     sent = pickle.loads(pickle.dumps(inputs.texts))
     np.testing.assert_array_equal(sent.encode_batch([known], LENGTH)[0], found[0])
@@ -247,7 +249,7 @@ def test_pixels_as_sources(weights: Path, computed: list[int]) -> None:
     config = dataclasses.replace(SETTINGS, source="scenes", size=4)
     for _ in range(2):
         stored = image_inputs(weights, config).store({"train": DataParts(config)["train"]})["train"]
-    assert computed == [4] and rows_of(stored).shape == (4, 65)
+    assert computed == [4] and rows_of(stored).shape == (4, NUMBERS)
 
 
 def test_what_is_refused(weights: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +267,7 @@ def test_what_is_refused(weights: Path, folder: Path, tmp_path: Path, monkeypatc
 def test_features_that_are_too_large_for_their_storage(weights: Path) -> None:
     computer = image_inputs(weights)._image
     # ReLU6 bounds what this encoder gives; another may not.
-    computer._encode = lambda variables, inputs: np.full((len(inputs), 65), 7e4, np.float32)
+    computer._encode = lambda variables, inputs: np.full((len(inputs), NUMBERS), 7e4, np.float32)
     with pytest.raises(InputError, match=r"must be finite as float16; got up to 7e\+04. Set image.storage to float32"):
         computer.compute(np.zeros((1, SIDE, SIDE, 3), np.uint8))
 
