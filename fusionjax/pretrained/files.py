@@ -108,12 +108,23 @@ def _open_several(folder: Path, index: Mapping[str, Any], config: Mapping[str, A
         raise InputError(
             f"{folder / _INDEX} must have a weight_map; got {', '.join(index) or 'nothing'}. Fetch it anew."
         )
-    missing = sorted({name for name in places.values() if not (folder / name).exists()})
+    odd = [name for name in places.values() if not isinstance(name, str) or Path(name).name != name]
+    if odd:
+        raise InputError(f"{folder / _INDEX} must name files beside it; got {odd[0]!r}. Fetch it anew.")
+    missing = sorted({name for name in places.values() if not (folder / name).is_file()})
     if missing:
         raise InputError(f"{folder} lacks {', '.join(missing)}, which {_INDEX} names. Fetch the rest.")
-    parts = {name: _open_file(folder / name) for name in sorted(set(places.values()))}
-    shapes = {name: shape for part in parts.values() for name, shape in part.shapes.items()}
-    return Weights(folder, shapes, lambda name: parts[places[name]].read(name), config)
+    parts = {name: part for file in sorted(set(places.values())) for name, part in _parts(folder / file)}
+    return Weights(folder, {name: part.shapes[name] for name, part in parts.items()}, _reader_of(parts), config)
+
+
+def _parts(path: Path) -> Iterator[tuple[str, Weights]]:
+    part = _open_file(path)
+    yield from ((name, part) for name in part.shapes)
+
+
+def _reader_of(parts: Mapping[str, Weights]) -> Callable[[str], np.ndarray]:
+    return lambda name: parts[name].read(name)
 
 
 def _open_file(path: Path) -> Weights:
@@ -126,7 +137,19 @@ def _open_file(path: Path) -> Weights:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in _names(file)}
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path} must be a whole safetensors file; {error}. Fetch it anew.") from error
-    return Weights(path, shapes, file.get_tensor, {})
+
+    def read(name: str) -> np.ndarray:
+        try:
+            return file.get_tensor(name)
+        # What NumPy has no name for, such as numbers of 8 bits and less.
+        except (safetensors.SafetensorError, AttributeError) as error:
+            kind = file.get_slice(name).get_dtype()
+            raise InputError(
+                f"{path}: {name} must hold floating-point numbers of 16 bits or more; got {kind}. Give the weights as "
+                "they were trained, not quantised."
+            ) from error
+
+    return Weights(path, shapes, read, {})
 
 
 def _names(file: Any) -> Iterator[str]:

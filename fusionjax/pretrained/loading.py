@@ -1,9 +1,10 @@
 """Whole models from and to files of weights."""
 
+import contextlib
 import dataclasses
 import difflib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,9 @@ def load(
     """
     weights = open_weights(source)
     found, sizes = _recognise(weights, architecture)
-    model = found.build(sizes)
-    expected = _cast(jax.eval_shape(lambda: model.init(jax.random.key(0), *found.example(sizes))), param_dtype)
+    with _one_line(weights.path, found):
+        model = found.build(sizes)
+        expected = _cast(jax.eval_shape(lambda: model.init(jax.random.key(0), *found.example(sizes))), param_dtype)
     variables = variables_from(
         found.rows(sizes),
         weights.shapes,
@@ -161,7 +163,8 @@ def find_architecture(name: str, among: Sequence[Architecture] = ARCHITECTURES) 
 def _recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
     candidates = ARCHITECTURES if name is None else (find_architecture(name),)
     for one in candidates:
-        sizes = one.recognise(weights.shapes, weights.config)
+        with _one_line(weights.path, one):
+            sizes = one.recognise(weights.shapes, weights.config)
         if sizes is not None:
             return one, sizes
     some = ", ".join(sorted(weights.shapes)[:3]) or "no tensors"
@@ -171,6 +174,21 @@ def _recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
             "... Name the architecture, or give other weights."
         )
     raise InputError(f"{weights.path} must hold weights of {name}; got {some}, ... Name another architecture.")
+
+
+@contextlib.contextmanager
+def _one_line(path: Path, architecture: Architecture) -> Iterator[None]:
+    """Says in one line what a shape or a setting breaks that no model of the architecture can have."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"{path} has tensors named as those of {architecture.name}, but a shape, or a value of config.json, that "
+            f"cannot be: {reason}. Fetch it anew."
+        ) from error
 
 
 def _cast(expected: Any, dtype: Dtype) -> Any:
