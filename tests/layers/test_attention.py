@@ -14,7 +14,7 @@ def random(*shape):
     return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape), jnp.float32)
 
 
-def close(actual, expected):
+def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -34,7 +34,7 @@ def test_decoding_in_chunks_equals_the_causal_whole(chunks):
         output = step(tokens[:, start : start + chunk], cache)
         cache, start = output.cache, start + chunk
         parts.append(output.tokens)
-    close(jnp.concatenate(parts, 1), block.apply(variables, tokens, memory).tokens)
+    assert_close(jnp.concatenate(parts, 1), block.apply(variables, tokens, memory).tokens)
     np.testing.assert_array_equal(cache.index, [5, 5, 5])
 
 
@@ -49,7 +49,7 @@ def test_rows_of_a_cache_may_stand_at_different_places():
     cache = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *caches)
     following = jnp.stack([tokens[0, 1:2], tokens[1, 3:4]])
     values = model.apply(variables, following, cache=cache).values
-    close(values[:, 0], jnp.stack([whole[0, 1], whole[1, 3]]))
+    assert_close(values[:, 0], jnp.stack([whole[0, 1], whole[1, 3]]))
 
 
 def test_a_mask_holds_with_a_cache_too():
@@ -57,7 +57,7 @@ def test_a_mask_holds_with_a_cache_too():
     variables = init(model, tokens)
     mask = jnp.array([[True, True, False, True, True], [False, True, True, True, True]])
     whole = model.apply(variables, tokens, mask=mask, is_causal=True).values
-    close(model.apply(variables, tokens, mask=mask, cache=model.init_cache(2, 5)).values, whole)
+    assert_close(model.apply(variables, tokens, mask=mask, cache=model.init_cache(2, 5)).values, whole)
 
 
 @pytest.mark.parametrize("per_query", [False, True])
@@ -70,8 +70,8 @@ def test_projected_memory_serves_several_rows_each(per_query):
     shared = model.apply(variables, queries, keys_values_projected=projected, **options)
     options["mask"] = mask if per_query else jnp.repeat(mask, 3, axis=0)
     repeated = model.apply(variables, queries, jnp.repeat(memory, 3, axis=0), **options)
-    close(shared.values, repeated.values)
-    close(shared.weights, repeated.weights)
+    assert_close(shared.values, repeated.values)
+    assert_close(shared.weights, repeated.weights)
 
 
 @pytest.mark.parametrize("is_uniform", [False, True])
@@ -88,8 +88,8 @@ def test_beams_that_share_a_cache_read_what_moved_caches_hold(is_uniform):
         [[[0, 1, 2], [2, 2, 0]], [[1, 1, 0], [2, 0, 1]], [[2, 2, 1], [0, 0, 0]]], tokens[1:4], strict=True
     ):
         shared, moved = step(following[:, :2], shared), step(following[:, :2], moved)
-        close(shared.values, moved.values)
-        close(shared.weights, moved.weights)
+        assert_close(shared.values, moved.values)
+        assert_close(shared.weights, moved.weights)
         rows = (jnp.array([[0], [3]]) + jnp.array(parents)).reshape(-1)
         shared = shared.cache.follow_rows(jnp.array(parents))
         moved = jax.tree.map(lambda leaf, rows=rows: leaf[rows], moved.cache)
@@ -102,7 +102,7 @@ def test_causal_attention_ignores_what_follows():
     variables = init(model, tokens)
     values = model.apply(variables, tokens, is_causal=True).values
     changed = model.apply(variables, tokens.at[:, 3:].add(1.0), is_causal=True).values
-    close(values[:, :3], changed[:, :3])
+    assert_close(values[:, :3], changed[:, :3])
     assert float(jnp.abs(values[:, 3:] - changed[:, 3:]).min()) > 0
 
 
@@ -113,7 +113,7 @@ def test_weights_of_the_block_are_of_the_cross_attention_if_there_is_one():
         given = (tokens, memory) if use_cross_attention else (tokens,)
         output = block.apply(init(block, *given), *given, return_weights=True)
         assert output.weights.shape == (3, 2, 5, keys)
-        close(output.weights.sum(-1), jnp.ones((3, 2, 5)))
+        assert_close(output.weights.sum(-1), jnp.ones((3, 2, 5)))
 
 
 @pytest.mark.parametrize("make", [layers.MultiHeadAttention, layers.TransformerBlock])
@@ -132,7 +132,7 @@ def test_additive_attention_with_keys_projected_once():
     model, query, memory = layers.AdditiveAttention(5), random(3, 2, 3), random(3, 7, 11)
     variables = init(model, query, memory)
     keys = model.apply(variables, memory, method="project")
-    close(model.apply(variables, query, memory, keys=keys).values, model.apply(variables, query, memory).values)
+    assert_close(model.apply(variables, query, memory, keys=keys).values, model.apply(variables, query, memory).values)
 
 
 def test_key_value_cache_holds_the_dtype_asked_for():

@@ -147,7 +147,7 @@ def values_and_gradients(model, row):
     return jax.jit(run)
 
 
-def close(actual, expected, tolerance=2e-5):
+def assert_close(actual, expected, tolerance=2e-5):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), actual, expected)
 
 
@@ -174,12 +174,12 @@ def test_sharded_jit_equals_one_device_and_eager(row):
     model, variables, arrays = prepare(row)
     run = values_and_gradients(model, row)
     expected = run(variables, *arrays)
-    close(first(model.apply(variables, *arrays, **row.options)), expected[0])
+    assert_close(first(model.apply(variables, *arrays, **row.options)), expected[0])
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     placed = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec("data")))
     variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     for _ in range(2):
-        close(run(variables, *placed), expected, 5e-5)
+        assert_close(run(variables, *placed), expected, 5e-5)
 
 
 @pytest.mark.slow
@@ -202,7 +202,7 @@ def test_vmap_over_parameters(row):
     mapped = jax.jit(jax.vmap(values_of(model, row), in_axes=(0, *(None for _ in arrays))))(pair, *arrays)
     for index in range(2):
         single = jax.tree.map(lambda leaf, index=index: leaf[index], pair)
-        close(mapped[index], values_of(model, row)(single, *arrays))
+        assert_close(mapped[index], values_of(model, row)(single, *arrays))
 
 
 @pytest.mark.slow

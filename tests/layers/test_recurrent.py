@@ -14,7 +14,7 @@ def random(*shape):
     return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape), jnp.float32)
 
 
-def close(actual, expected):
+def assert_close(actual, expected):
     jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5), actual, expected)
 
 
@@ -26,8 +26,8 @@ def test_padding_changes_neither_outputs_nor_final_states(cell):
     padded = model.apply(variables, inputs, mask=jnp.arange(7) < jnp.array(lengths)[:, None])
     for row, length in enumerate(lengths):
         alone = model.apply(variables, inputs[row : row + 1, :length])
-        close(padded.outputs[row : row + 1, :length], alone.outputs)
-        close(jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], padded.final_state), alone.final_state)
+        assert_close(padded.outputs[row : row + 1, :length], alone.outputs)
+        assert_close(jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], padded.final_state), alone.final_state)
         assert not padded.outputs[row, length:].any()
 
 
@@ -39,8 +39,8 @@ def test_time_major_is_a_transposition(cell):
     expected = batch_major.apply(variables, inputs, mask=mask)
     time_major = layers.RNN(5, cell=cell, bidirectional=True, time_major=True)
     actual = time_major.apply(variables, inputs.swapaxes(0, 1), mask=mask)
-    close(actual.outputs.swapaxes(0, 1), expected.outputs)
-    close(actual.final_state, expected.final_state)
+    assert_close(actual.outputs.swapaxes(0, 1), expected.outputs)
+    assert_close(actual.final_state, expected.final_state)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -50,7 +50,7 @@ def test_final_states_continue_a_sequence(cell):
     whole = model.apply(variables, inputs)
     first = model.apply(variables, inputs[:, :3])
     second = model.apply(variables, inputs[:, 3:], initial_state=first.final_state)
-    close(second.outputs, whole.outputs[:, 3:])
+    assert_close(second.outputs, whole.outputs[:, 3:])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -60,7 +60,7 @@ def test_the_implementation_reaches_the_operation(cell):
         layers.RNN(5, cell=cell, bidirectional=True, implementation=name) for name in ("xla", "chunked", "fast")
     )
     variables = plain.init(jax.random.key(0), inputs)
-    close(chunked.apply(variables, inputs), plain.apply(variables, inputs))
+    assert_close(chunked.apply(variables, inputs), plain.apply(variables, inputs))
     assert "custom_vjp" in str(jax.make_jaxpr(chunked.apply)(variables, inputs))
     assert "custom_vjp" not in str(jax.make_jaxpr(plain.apply)(variables, inputs))
     with pytest.raises(ValueError, match=f"{cell} has the implementations 'xla', 'chunked'.*; got 'fast'"):
@@ -82,7 +82,7 @@ def test_lstm_steps_give_the_scan():
     state = model.initial_state(2)
     for index in range(7):
         state = model.apply(variables, inputs[:, index], state, method="step")
-    close(state, model.apply(variables, inputs).final_state)
+    assert_close(state, model.apply(variables, inputs).final_state)
     assert jax.tree.map(jnp.shape, model.init(jax.random.key(0), inputs[:, 0], state, method="step")) == jax.tree.map(
         jnp.shape, variables
     )

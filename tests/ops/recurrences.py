@@ -40,7 +40,7 @@ def values_and_gradients(name, arguments, cotangents, **options):
     return differentiate(arguments, cotangents)
 
 
-def close(actual, expected, tolerance=1e-5):
+def assert_close(actual, expected, tolerance=1e-5):
     """Compares array by array, by the length of the difference."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):

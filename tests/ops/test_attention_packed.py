@@ -34,7 +34,7 @@ def two_examples_a_step(monkeypatch):
     monkeypatch.setattr(attention_packed, "_LOGITS_PER_STEP", 2 * 5 * 3 * 13)
 
 
-def close(actual, expected, tolerance=1e-5):
+def assert_close(actual, expected, tolerance=1e-5):
     def check(one, other):
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
         assert np.linalg.norm(one - other) <= tolerance * np.linalg.norm(other) + 1e-12
@@ -56,7 +56,7 @@ def with_gradients(arrays, implementation, **options):
 
 
 def agree(arrays, tolerance=1e-5, **options):
-    close(with_gradients(arrays, "packed", **options), with_gradients(arrays, "xla", **options), tolerance)
+    assert_close(with_gradients(arrays, "packed", **options), with_gradients(arrays, "xla", **options), tolerance)
 
 
 def _case(name, mask, is_causal):
@@ -160,7 +160,7 @@ def test_forward_mode_and_second_derivatives():
         over_reverse = jax.grad(lambda *arrays: sum(map(jnp.vdot, gradient(*arrays), directions)), (0, 1, 2))
         return jax.jvp(function, arrays, directions), jax.jvp(gradient, arrays, directions), over_reverse(*arrays)
 
-    close(derivatives("packed"), derivatives("xla"), 5e-5)
+    assert_close(derivatives("packed"), derivatives("xla"), 5e-5)
 
 
 def test_a_sharded_batch_stays_on_its_devices(monkeypatch):
@@ -169,7 +169,7 @@ def test_a_sharded_batch_stays_on_its_devices(monkeypatch):
     arrays = [jax.device_put(random(16, 5, 3, 11, seed=seed), sharding) for seed in range(3)]
     compiled = jax.jit(partial(with_gradients, implementation="packed")).lower(arrays).compile()
     assert "while" in compiled.as_text() and "all-gather" not in compiled.as_text()
-    close(compiled(arrays), with_gradients(arrays, "xla"))
+    assert_close(compiled(arrays), with_gradients(arrays, "xla"))
 
 
 @pytest.mark.usefixtures("no_table")

@@ -13,7 +13,7 @@ from tests.ops.cases import CASES
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def close(actual, expected, tolerance=5e-5):
+def assert_close(actual, expected, tolerance=5e-5):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), actual, expected)
 
 
@@ -37,13 +37,13 @@ def results(case):
 
 @every_case
 def test_values_and_gradients_equal_the_reference(case):
-    close(results(case), jax.jit(with_gradients(case.reference))(*case.arguments()))
+    assert_close(results(case), jax.jit(with_gradients(case.reference))(*case.arguments()))
 
 
 @pytest.mark.slow
 @every_case
 def test_eager_equals_jit(case):
-    close(case.call(*case.arguments()), results(case)[0], 2e-6)
+    assert_close(case.call(*case.arguments()), results(case)[0], 2e-6)
 
 
 @pytest.mark.slow
@@ -54,10 +54,10 @@ def test_vmap_equals_single_calls(case):
     mapped = jax.jit(jax.vmap(with_gradients(lambda scale, *given: case.call(scale * given[0], *given[1:]))))(
         scales, *pairs
     )
-    close(jax.tree.map(lambda leaf: leaf[0], mapped[0]), results(case)[0])
-    close(jax.tree.map(lambda leaf: leaf[0], mapped[1][1:]), results(case)[1])
+    assert_close(jax.tree.map(lambda leaf: leaf[0], mapped[0]), results(case)[0])
+    assert_close(jax.tree.map(lambda leaf: leaf[0], mapped[1][1:]), results(case)[1])
     first, *rest = case.arguments()
-    close(jax.tree.map(lambda leaf: leaf[1], mapped[0]), jax.jit(case.call)(0.5 * first, *rest))
+    assert_close(jax.tree.map(lambda leaf: leaf[1], mapped[0]), jax.jit(case.call)(0.5 * first, *rest))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.takes_bfloat16], ids=lambda case: case.name)
@@ -79,4 +79,4 @@ def test_sharded_jit_equals_one_device(case):
     assert len(placed[0].sharding.device_set) == 8
     compiled = jax.jit(with_gradients(case.call))
     for _ in range(2):  # the second use meets the compiled program
-        close(compiled(*placed), results(case))
+        assert_close(compiled(*placed), results(case))

@@ -120,7 +120,7 @@ def test_inside_shard_map_the_kernel_gradient_is_summed_over_the_devices():
     generator = np.random.default_rng(2)
     arrays = [jnp.asarray(generator.normal(size=shape), jnp.float32) for shape in ((8, 13, 3), (5, 3, 2))]
     gradients = jax.jit(contract.with_gradients(mapped))(*arrays), jax.jit(contract.with_gradients(function))(*arrays)
-    contract.close(*gradients)
+    contract.assert_close(*gradients)
 
 
 @pytest.mark.usefixtures("no_table")

@@ -42,7 +42,7 @@ def with_gradients(function, arrays):
     return differentiate(*arrays)
 
 
-def close(actual, expected, tolerance=1e-5):
+def assert_close(actual, expected, tolerance=1e-5):
     def check(one, other):
         assert one.shape == other.shape
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
@@ -53,7 +53,7 @@ def close(actual, expected, tolerance=1e-5):
 
 def agree(images, kernel, **options):
     function, plain = partial(depthwise_conv2d, **options), partial(reference, **options)
-    close(with_gradients(function, (images, kernel)), with_gradients(plain, (images, kernel)))
+    assert_close(with_gradients(function, (images, kernel)), with_gradients(plain, (images, kernel)))
 
 
 @pytest.mark.parametrize("features", [3, 6])
@@ -124,14 +124,14 @@ def test_bfloat16_sums_in_float32():
     arrays = random(2, 11, 13, 3), random(3, 5, 1, 3, seed=1)
     narrow = with_gradients(partial(depthwise_conv2d, **PLAIN), [array.astype(jnp.bfloat16) for array in arrays])
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype(jnp.bfloat16)}
-    close(narrow, with_gradients(partial(reference, **PLAIN), arrays), 1e-2)
+    assert_close(narrow, with_gradients(partial(reference, **PLAIN), arrays), 1e-2)
 
 
 def test_vmap_equals_single_calls():
     images, kernels = random(5, 2, 7, 5, 3), random(5, 3, 5, 1, 3, seed=1)
     function = lambda *arrays: with_gradients(partial(depthwise_conv2d, **PLAIN), arrays)  # noqa: E731
     mapped = jax.vmap(function)(images, kernels)
-    close(jax.tree.map(lambda leaf: leaf[3], mapped), function(images[3], kernels[3]))
+    assert_close(jax.tree.map(lambda leaf: leaf[3], mapped), function(images[3], kernels[3]))
 
 
 def test_second_derivatives():
@@ -144,7 +144,7 @@ def test_second_derivatives():
         forward_over_reverse = jax.jit(lambda *arrays: jax.jvp(gradient, arrays, directions)[1])
         return forward_over_reverse(*arrays), jax.jit(over_reverse)(*arrays)
 
-    close(products(depthwise_conv2d), products(reference), 2e-5)
+    assert_close(products(depthwise_conv2d), products(reference), 2e-5)
 
 
 def test_a_sharded_batch_equals_one_device():
@@ -152,7 +152,7 @@ def test_a_sharded_batch_equals_one_device():
     arrays = random(16, 7, 5, 3), random(3, 5, 1, 3, seed=1)
     placed = jax.device_put(arrays[0], NamedSharding(mesh, PartitionSpec("data")))
     compiled = jax.jit(lambda *arrays: with_gradients(partial(depthwise_conv2d, **PLAIN), arrays))
-    close(compiled(placed, arrays[1]), with_gradients(partial(reference, **PLAIN), arrays))
+    assert_close(compiled(placed, arrays[1]), with_gradients(partial(reference, **PLAIN), arrays))
 
 
 def test_inside_shard_map_the_kernel_gradient_is_summed_over_the_devices():
@@ -161,7 +161,7 @@ def test_inside_shard_map_the_kernel_gradient_is_summed_over_the_devices():
     function = partial(depthwise_conv2d, **PLAIN)
     arrays = random(8, 7, 5, 3), random(3, 5, 1, 3, seed=1)
     mapped = jax.shard_map(function, mesh=mesh, in_specs=(split, same), out_specs=split)
-    close(with_gradients(mapped, arrays), with_gradients(function, arrays))
+    assert_close(with_gradients(mapped, arrays), with_gradients(function, arrays))
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -7,7 +7,7 @@ import pytest
 
 from fusionjax import ops
 from fusionjax.ops.recurrent_block import find_most_features
-from tests.ops.recurrences import GATES, close, draw, every_cell, make_mask, values_and_gradients
+from tests.ops.recurrences import GATES, assert_close, draw, every_cell, make_mask, values_and_gradients
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "gpu",
@@ -36,7 +36,7 @@ def test_kernels_that_keep_weights_on_chip_equal_the_scan(name, dtype, batch, le
     arguments, cotangents = jax.tree.map(lambda leaf: leaf.astype(dtype), drawn)
     options = {"mask": make_mask(mask, batch, length), "reverse": reverse}
     actual = values_and_gradients(name, arguments, cotangents, implementation="pallas", **options)
-    close(actual, reference(name, arguments, cotangents, **options), TOLERANCES[dtype])
+    assert_close(actual, reference(name, arguments, cotangents, **options), TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("length", [1, 7])
@@ -51,14 +51,14 @@ def test_second_derivatives_of_the_default_equal_the_scans(length):
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (arguments, cotangents))
     with jax.default_matmul_precision("highest"):
         expected = jax.jit(jax.grad(lambda *pair: penalty(*pair, implementation="xla")))(*wide)
-    close(actual, expected, 2 * TOLERANCES["bfloat16"])
+    assert_close(actual, expected, 2 * TOLERANCES["bfloat16"])
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_lstm_by_cudnn_equals_the_scan(reverse):
     arguments, cotangents = draw("lstm", 5, 11, 19, 37)
     actual = values_and_gradients("lstm", arguments, cotangents, implementation="cudnn", reverse=reverse)
-    close(actual, reference("lstm", arguments, cotangents, reverse=reverse), TOLERANCES["float32"])
+    assert_close(actual, reference("lstm", arguments, cotangents, reverse=reverse), TOLERANCES["float32"])
 
 
 @pytest.mark.parametrize("mask", [None, "keys", "full"])
@@ -79,7 +79,7 @@ def test_attention_by_cudnn_equals_the_plain_one(mask, is_causal):
 
     with jax.default_matmul_precision("highest"):
         expected = differentiate("xla", *(array.astype(jnp.float32) for array in (query, key, value)))
-    close(differentiate("cudnn", query, key, value), expected, TOLERANCES["bfloat16"])
+    assert_close(differentiate("cudnn", query, key, value), expected, TOLERANCES["bfloat16"])
 
 
 @every_dtype
@@ -99,7 +99,7 @@ def test_pooled_convolutions_equal_those_of_full_precision(channels, size, paddi
     with jax.default_matmul_precision("highest"):
         expected = differentiate(*(array.astype(jnp.float32) for array in arrays), implementation="xla")
     # Rounding makes other maxima of near ties, each of which moves a gradient to another place.
-    close(differentiate(*arrays), expected, 10 * TOLERANCES[dtype])
+    assert_close(differentiate(*arrays), expected, 10 * TOLERANCES[dtype])
 
 
 @every_dtype
@@ -122,4 +122,4 @@ def test_convolutions_equal_those_of_full_precision(kernel, options, dtype):
 
     with jax.default_matmul_precision("highest"):
         expected = differentiate(images.astype(jnp.float32), kernel.astype(jnp.float32), implementation="xla")
-    close(differentiate(images, kernel), expected, TOLERANCES[dtype])
+    assert_close(differentiate(images, kernel), expected, TOLERANCES[dtype])

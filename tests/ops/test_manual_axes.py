@@ -1,5 +1,7 @@
 """Operations with their own gradients inside `jax.shard_map`: parameters are equal on all devices, the batch is not."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,9 +50,10 @@ def test_the_gradients_of_parameters_are_summed_over_the_devices(name):
     split, same = PartitionSpec("data"), PartitionSpec()
     mapped = jax.shard_map(function, mesh=mesh, in_specs=(split, *[same] * (len(shapes) - 1)), out_specs=split)
 
+    @partial(jax.jit, static_argnums=0)
     def run(function):
         values, pull_back = jax.vjp(function, *arguments)
         return values, *pull_back(jnp.cos(jnp.arange(values.size, dtype=jnp.float32)).reshape(values.shape))
 
-    for actual, expected in zip(jax.jit(run, static_argnums=0)(mapped), run(function), strict=True):
+    for actual, expected in zip(run(mapped), run(function), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)

@@ -26,8 +26,8 @@ def test_the_platform_is_the_named_one_inside_alone():
 
 
 def test_an_error_inside_ends_it_too():
-    with pytest.raises(KeyError), ops.for_platform("tpu"):
-        raise KeyError
+    with pytest.raises(KeyError, match="inside"), ops.for_platform("tpu"):
+        raise KeyError("inside")
     assert implementations.on_platform("cpu")
 
 

@@ -23,7 +23,7 @@ def run(name, inputs, **options):
     return getattr(ops, name)(inputs, *parameters(name), **options)
 
 
-def close(actual, expected):
+def assert_close(actual, expected):
     jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6), actual, expected)
 
 
@@ -33,9 +33,9 @@ def test_padding_changes_nothing(name, reverse):
     inputs = random(2, 7, 3)
     alone = run(name, inputs[:, :5], reverse=reverse)
     padded = run(name, inputs, mask=jnp.arange(7) < jnp.array([[5], [5]]), reverse=reverse)
-    close(padded.final_state, alone.final_state)
-    close(padded.outputs[:, :5], alone.outputs)
-    close(padded.outputs[:, 5:], jnp.zeros((2, 2, 5)))
+    assert_close(padded.final_state, alone.final_state)
+    assert_close(padded.outputs[:, :5], alone.outputs)
+    assert_close(padded.outputs[:, 5:], jnp.zeros((2, 2, 5)))
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -53,15 +53,15 @@ def test_steps_give_the_scan(name):
     state = ops.LSTMState(zeros, zeros) if name == "lstm" else zeros
     for index in range(7):
         state = getattr(ops, f"{name}_step")(state, inputs[:, index], *parameters(name))
-        close(output.outputs[:, index], state.hidden if name == "lstm" else state)
-    close(output.final_state, state)
+        assert_close(output.outputs[:, index], state.hidden if name == "lstm" else state)
+    assert_close(output.final_state, state)
 
 
 @pytest.mark.parametrize("name", GATES)
 def test_a_sequence_may_be_cut_in_two(name):
     inputs = random(2, 7, 3)
     first = run(name, inputs[:, :4])
-    close(run(name, inputs[:, 4:], initial_state=first.final_state).final_state, run(name, inputs).final_state)
+    assert_close(run(name, inputs[:, 4:], initial_state=first.final_state).final_state, run(name, inputs).final_state)
 
 
 @pytest.mark.parametrize("name", GATES)

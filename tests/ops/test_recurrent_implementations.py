@@ -11,7 +11,7 @@ from jax.experimental import rnn
 
 from fusionjax import ops
 from fusionjax.ops import lstm_cudnn, recurrent, recurrent_chunked
-from tests.ops.recurrences import GATES, close, draw, every_cell, make_mask, run, values_and_gradients
+from tests.ops.recurrences import GATES, assert_close, draw, every_cell, make_mask, run, values_and_gradients
 
 
 @pytest.fixture(params=[("cpu", 1), ("tpu", 8)], ids=["cpu", "tpu"])
@@ -30,7 +30,7 @@ def test_chunks_equal_the_scan(name, length, reverse, mask):
     arguments, cotangents = draw(name, 3, length, 7, 2)
     options = {"mask": make_mask(mask, 3, length), "reverse": reverse}
     expected = values_and_gradients(name, arguments, cotangents, implementation="xla", **options)
-    close(values_and_gradients(name, arguments, cotangents, implementation="chunked", **options), expected)
+    assert_close(values_and_gradients(name, arguments, cotangents, implementation="chunked", **options), expected)
 
 
 @pytest.mark.slow
@@ -49,7 +49,7 @@ def test_chunks_equal_the_scan_whatever_the_sizes(name, sizes, mask, reverse, ti
     expected = values_and_gradients(name, arguments, cotangents, implementation="xla", **options)
     with ops.for_platform(*target):
         actual = values_and_gradients(name, arguments, cotangents, implementation="chunked", **options)
-    close(actual, expected, 3e-5)
+    assert_close(actual, expected, 3e-5)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "chunked"])
@@ -67,7 +67,7 @@ def test_elman_with_relu(implementation):
         return jnp.stack(outputs, 1), hidden
 
     expected, pull_back = jax.vjp(plain, arguments)
-    close((values, gradients), (expected, pull_back(cotangents)))
+    assert_close((values, gradients), (expected, pull_back(cotangents)))
     assert 0 < float((values[0] == 0).mean()) < 1
 
 
@@ -94,8 +94,8 @@ def test_second_derivatives(name):
         )
 
     expected = curvature("xla")
-    close(curvature("chunked"), expected, 2e-5)
-    close(expected[0], expected[1][1], 2e-5)
+    assert_close(curvature("chunked"), expected, 2e-5)
+    assert_close(expected[0], expected[1][1], 2e-5)
 
 
 @every_cell
@@ -114,7 +114,7 @@ def test_vmap_over_weights_and_masks(name):
     mapped = jax.jit(jax.vmap(differentiate))(*stacked, masks)
     for index, pair in enumerate(pairs):
         expected = values_and_gradients(name, *pair, mask=masks[index], implementation="xla")
-        close(jax.tree.map(lambda leaf, index=index: leaf[index], mapped), expected)
+        assert_close(jax.tree.map(lambda leaf, index=index: leaf[index], mapped), expected)
 
 
 @every_cell
@@ -125,7 +125,7 @@ def test_bfloat16_adds_up_in_float32(name):
     assert {leaf.dtype for leaf in jax.tree.leaves((values, gradients))} == {jnp.dtype(jnp.bfloat16)}
     wide, wide_cotangents = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (narrow, narrow_cotangents))
     expected = values_and_gradients(name, wide, wide_cotangents, implementation="xla")
-    close((values, gradients), expected, 2e-2)
+    assert_close((values, gradients), expected, 2e-2)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_cudnn_gets_its_weights_in_order(reverse, time_major, has_state, monkeyp
     arguments = weights, inputs, state if has_state else None
     options = {"reverse": reverse, "time_major": time_major}
     actual = values_and_gradients("lstm", arguments, cotangents, implementation="cudnn", **options)
-    close(actual, values_and_gradients("lstm", arguments, cotangents, implementation="xla", **options))
+    assert_close(actual, values_and_gradients("lstm", arguments, cotangents, implementation="xla", **options))
 
 
 def test_what_cudnn_cannot_do(monkeypatch):

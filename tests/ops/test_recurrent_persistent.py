@@ -10,7 +10,7 @@ from fusionjax import ops
 from fusionjax.ops.recurrent_block import Split, find_most_features, split_units
 from fusionjax.ops.recurrent_cell import RecurrentWeights
 from fusionjax.ops.recurrent_persistent import find_pallas_obstacle
-from tests.ops.recurrences import GATES, close, draw, every_cell, make_mask, run, values_and_gradients
+from tests.ops.recurrences import GATES, assert_close, draw, every_cell, make_mask, run, values_and_gradients
 
 has_interpreter = pytest.mark.skipif(
     jax.__version_info__ < (0, 11), reason="the kernels, and the interpreter of clusters, need jax 0.11"
@@ -43,7 +43,7 @@ def test_a_cluster_of_blocks_equals_the_scan(name):
     arguments, cotangents = draw(name, 3, 2, 7, features)
     options = {"mask": make_mask("scattered", 3, 2), "reverse": True, "time_major": True}
     expected = values_and_gradients(name, arguments, cotangents, implementation="xla", **options)
-    close(values_and_gradients(name, arguments, cotangents, implementation="pallas", **options), expected)
+    assert_close(values_and_gradients(name, arguments, cotangents, implementation="pallas", **options), expected)
 
 
 @has_interpreter
@@ -53,7 +53,7 @@ def test_more_rows_than_a_block_takes_with_relu_and_no_initial_state_in_elman():
     options = {"activation": "relu"}
     expected = values_and_gradients("elman", (weights, inputs, None), cotangents, implementation="xla", **options)
     actual = values_and_gradients("elman", (weights, inputs, None), cotangents, implementation="pallas", **options)
-    close(actual, expected)
+    assert_close(actual, expected)
 
 
 @has_interpreter
@@ -64,7 +64,7 @@ def test_bfloat16_adds_up_in_float32():
     actual = values_and_gradients("lstm", narrow, narrow_cotangents, implementation="pallas")
     assert {leaf.dtype for leaf in jax.tree.leaves(actual)} == {jnp.dtype(jnp.bfloat16)}
     wide, wide_cotangents = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (narrow, narrow_cotangents))
-    close(actual, values_and_gradients("lstm", wide, wide_cotangents, implementation="xla"), 2e-2)
+    assert_close(actual, values_and_gradients("lstm", wide, wide_cotangents, implementation="xla"), 2e-2)
 
 
 @has_interpreter
@@ -82,7 +82,7 @@ def test_vmap_over_weights_and_masks():
     mapped = jax.jit(jax.vmap(differentiate))(*stacked, masks)
     for index, pair in enumerate(pairs):
         expected = values_and_gradients("gru", *pair, mask=masks[index], implementation="xla")
-        close(jax.tree.map(lambda leaf, index=index: leaf[index], mapped), expected)
+        assert_close(jax.tree.map(lambda leaf, index=index: leaf[index], mapped), expected)
 
 
 @has_interpreter
@@ -98,7 +98,7 @@ def test_second_derivatives_equal_the_scans():
     actual, expected = (
         jax.jit(jax.grad(penalty), static_argnums=1)((arguments, cotangents), name) for name in ("pallas", "xla")
     )
-    close(actual, expected)
+    assert_close(actual, expected)
 
 
 @has_interpreter

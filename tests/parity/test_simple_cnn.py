@@ -37,8 +37,8 @@ def test_simple_cnn_equals_pytorch() -> None:
 
     (_, features), gradients = jax.jit(function)(convert(arrays), images)
     expected = convert(arrays, "_gradient"), arrays["images_gradient"].transpose(0, 2, 3, 1)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     assert features.grid == (3, 2) and np.abs(arrays["tokens"]).max() > 0.1
-    close(features.tokens, arrays["tokens"])
-    close(features.pooled, arrays["pooled"])
-    jax.tree.map(close, gradients, expected)
+    assert_close(features.tokens, arrays["tokens"])
+    assert_close(features.pooled, arrays["pooled"])
+    jax.tree.map(assert_close, gradients, expected)

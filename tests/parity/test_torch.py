@@ -18,20 +18,20 @@ def part(arrays, prefix):
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
-def close(actual, expected):
+def assert_close(actual, expected):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), actual, expected)
 
 
-def compare(name, forward, convert, convert_gradients=None):
+def assert_equals_torch(name, forward, convert, convert_gradients=None):
     """Checks `forward(params, **inputs)` against PyTorch; `convert` makes our parameters of its weights."""
     arrays = reference(name, MODELS[name])
     params, inputs = convert(part(arrays, "weight/")), part(arrays, "input/")
     outputs, pull_back = jax.vjp(lambda params, inputs: forward(params, **inputs), params, inputs)
-    close(outputs, part(arrays, "output/"))
+    assert_close(outputs, part(arrays, "output/"))
     cosines = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape), outputs)
     param_gradients, input_gradients = jax.jit(pull_back)(cosines)
-    close(input_gradients, part(arrays, "input_gradient/"))
-    close(param_gradients, (convert_gradients or convert)(part(arrays, "weight_gradient/")))
+    assert_close(input_gradients, part(arrays, "input_gradient/"))
+    assert_close(param_gradients, (convert_gradients or convert)(part(arrays, "weight_gradient/")))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
@@ -54,7 +54,7 @@ def test_recurrent_layers_both_directions_with_masks(cell):
         kept = {name: value for name, value in weights.items() if cell == "gru" or "bias_hh" not in name}
         return pretrained.rnn_from_torch(kept, cell)
 
-    compare(cell, forward, partial(pretrained.rnn_from_torch, cell=cell), convert_gradients)
+    assert_equals_torch(cell, forward, partial(pretrained.rnn_from_torch, cell=cell), convert_gradients)
 
 
 def test_multi_head_attention():
@@ -72,7 +72,7 @@ def test_multi_head_attention():
         }
         return params | {"out": {"kernel": weights["out_proj.weight"].T, "bias": weights["out_proj.bias"]}}
 
-    compare("multi_head_attention", forward, convert)
+    assert_equals_torch("multi_head_attention", forward, convert)
 
 
 def test_additive_attention():
@@ -88,7 +88,7 @@ def test_additive_attention():
             "energy": weights["energy.weight"][0],
         }
 
-    compare("additive_attention", forward, convert)
+    assert_equals_torch("additive_attention", forward, convert)
 
 
 @pytest.mark.parametrize("implementations", [("xla", "xla"), ("taps", "codes")])
@@ -108,4 +108,4 @@ def test_cnn(implementations):
             for name in ("0", "3")
         }
 
-    compare("cnn", forward, convert)
+    assert_equals_torch("cnn", forward, convert)

@@ -52,9 +52,7 @@ def cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def train(
-    tmp_path_factory: pytest.TempPathFactory, shared: Path, place: Path, capfd: Captured
-) -> Callable[..., Path]:
+def train(tmp_path_factory: pytest.TempPathFactory, shared: Path, place: Path, capfd: Captured) -> Callable[..., Path]:
     """Trains a run that the session shares, to be read only."""
 
     def run(name: str, recipe: str, *more: str) -> Path:

@@ -15,6 +15,7 @@ from fusionjax import data, pretrained
 from fusionjax.encoders import FeatureLayout
 from fusionjax.errors import InputError
 from fusionjax.recipes.backbones import Slot, open_backbones
+from fusionjax.recipes.cache import cache_folder
 from fusionjax.recipes.config import BackboneConfig, DataConfig, ImageBackboneConfig
 from fusionjax.recipes.frozen import FeatureComputer, ModelInputs, TextFeatures
 from fusionjax.recipes.sources import DataParts, Examples, ImageTransform, Views
@@ -273,13 +274,13 @@ def test_features_that_are_too_large_for_their_storage(weights: Path) -> None:
 
 
 def test_where_features_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert frozen.cache_folder("features") == tmp_path / "cache" / "features"
+    assert cache_folder("features") == tmp_path / "cache" / "features"
     monkeypatch.delenv("FUSIONJAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert frozen.cache_folder("features") == tmp_path / "xdg" / "fusionjax" / "features"
+    assert cache_folder("features") == tmp_path / "xdg" / "fusionjax" / "features"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert frozen.cache_folder("features") == tmp_path / ".cache" / "fusionjax" / "features"
+    assert cache_folder("features") == tmp_path / ".cache" / "fusionjax" / "features"
 
 
 def test_a_view_is_one_row() -> None:

@@ -63,7 +63,7 @@ def gradients_by(loss_fn: training.LossFunction, **options: Any) -> tuple[Any, d
     return jax.tree.map(jnp.subtract, params, step.unprepare(state).params), metrics
 
 
-def close(first: Any, second: Any) -> None:
+def assert_close(first: Any, second: Any) -> None:
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(second))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6 * max(1, largest)), first, second)
 
@@ -86,7 +86,7 @@ def _without_state(loss_fn: training.BatchLoss) -> training.BatchLoss:
 @pytest.mark.parametrize("name", ["info_nce", "sigmoid"])
 def test_parts_give_the_gradient_of_the_whole(name: str, accumulate: int) -> None:
     found = gradients_by(_without_state(make_loss(name)), mesh=parallel.make_mesh(1), accumulate=accumulate)
-    close(found, whole(name))
+    assert_close(found, whole(name))
 
 
 @pytest.mark.slow
@@ -94,14 +94,14 @@ def test_parts_give_the_gradient_of_the_whole(name: str, accumulate: int) -> Non
 def test_parts_as_a_ring_over_devices(name: str) -> None:
     mesh = parallel.make_mesh(2)
     found = gradients_by(_without_state(make_loss(name, mesh=mesh)), mesh=mesh, accumulate=4)
-    close(found, whole(name))
+    assert_close(found, whole(name))
 
 
 def test_parts_as_a_ring_of_pmap() -> None:
     loss_fn = _without_state(make_loss("info_nce", axis_name="data"))
     mesh = parallel.make_mesh(2)
     gradients, metrics = gradients_by(loss_fn, mesh=mesh, strategy="pmap", accumulate=2)
-    close(gradients, whole("info_nce")[0])
+    assert_close(gradients, whole("info_nce")[0])
     np.testing.assert_allclose(metrics["loss"], whole("info_nce")[1]["loss"], rtol=1e-6)
 
 
@@ -135,8 +135,8 @@ def test_dropout_and_state_are_the_same_both_times() -> None:
         return loss_fn.compare(params, features, batch).total, left
 
     gradients, left = jax.grad(directly, has_aux=True)(params)
-    close(sums.gradients, gradients)
-    close(last_state, left)
+    assert_close(sums.gradients, gradients)
+    assert_close(last_state, left)
 
 
 def test_one_call_is_both_parts() -> None:
@@ -145,4 +145,4 @@ def test_one_call_is_both_parts() -> None:
     output = loss_fn(params, state, batch, jax.random.key(0))
     features, left = loss_fn.encode(params, state, batch, jax.random.key(0))
     np.testing.assert_allclose(output.total, loss_fn.compare(params, features, batch).total, rtol=1e-6)
-    close(output.model_state, left)
+    assert_close(output.model_state, left)
