@@ -321,7 +321,7 @@ def test_photographs_are_brought_to_the_size_that_the_weights_were_trained_with(
         ("vit-transformers", 224): (224, None, "bilinear"),
         ("vit-transformers", 384): (384, None, "bilinear"),
     }
-    pair, captioner = PUBLISHED[-3][1], PUBLISHED[-1][1]
+    pair, captioner = PUBLISHED[-1][1], PUBLISHED[-3][1]
     pairs = ((CLIP, pair), (SIGLIP, pair), (BLIP, captioner))
     assert [(one.preparation(sizes).size, one.preparation(sizes).shorter_side) for one, sizes in pairs] == [
         ((378, 378), 378),

@@ -174,10 +174,10 @@ def test_towers_on_frozen_features(train: Callable[..., Path], place: Path, tmp_
     words = ["search", str(run), "a blue picture", "--images", str(photographs), "--top", "6", "--json"]
     assert main(words) == 0
     hits = json.loads(capfd.readouterr().out)
-    scores = {str(path): score for path, score in zip(paths, images @ texts[0], strict=True)}
+    scores = {str(path): float(score) for path, score in zip(paths, images @ texts[0], strict=True)}
     assert {hit["image"]: hit["score"] for hit in hits} == pytest.approx(scores, abs=5e-3)
     assert main([*words[:2], " ", *words[3:]]) == 2
-    assert "a query must have a word that the run was trained with; got ' '" in capfd.readouterr().err
+    assert "a text must have a word that the model was trained with; got ' '" in capfd.readouterr().err
     classes = ["--classes", "blue", "red", "--templates", "{} picture", "--json"]
     assert main(["classify", str(run), str(paths[0]), *classes]) == 0
     (row,) = json.loads(capfd.readouterr().out)
@@ -289,10 +289,10 @@ def test_what_cannot_be_used(place: Path, tmp_path: Path) -> None:
     shutil.copy(place / "text" / "model.safetensors", lone)
     shutil.copy(place / "text" / "config.json", lone)
     named = slot(str(lone), architecture="sentence-bert-transformers")
-    with pytest.raises(InputError, match=r"lone must hold tokenizer.json or vocab.txt beside the weights; it has none"):
+    with pytest.raises(InputError, match=r"lone must have a tokenizer beside the weights; there is none. Give a folder"):
         open_backbones({"text": named}, config)
     (lone / "tokenizer.json").write_text("{")
-    with pytest.raises(InputError, match=r"tokenizer.json must be a tokenizer; it is damaged \(.*\). Fetch it anew"):
+    with pytest.raises(InputError, match=r"tokenizer.json: expected the JSON of a tokenizer; it is damaged \("):
         open_backbones({"text": named}, config)
     (lone / "tokenizer.json").unlink()
     (lone / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "##dish"]))
