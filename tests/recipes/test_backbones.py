@@ -289,7 +289,9 @@ def test_what_cannot_be_used(place: Path, tmp_path: Path) -> None:
     shutil.copy(place / "text" / "model.safetensors", lone)
     shutil.copy(place / "text" / "config.json", lone)
     named = slot(str(lone), architecture="sentence-bert-transformers")
-    with pytest.raises(InputError, match=r"lone must have a tokenizer beside the weights; there is none. Give a folder"):
+    with pytest.raises(
+        InputError, match=r"lone must have a tokenizer beside the weights; there is none. Give a folder"
+    ):
         open_backbones({"text": named}, config)
     (lone / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match=r"tokenizer.json: expected the JSON of a tokenizer; it is damaged \("):
