@@ -1,5 +1,6 @@
 """Settings of every test: eight virtual CPU devices, shapes of signatures enforced."""
 
+import gc
 import os
 from importlib import metadata
 
@@ -20,3 +21,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 install_import_hook(
     ["fusionjax.ops", "fusionjax.losses", "fusionjax.decoding", "fusionjax.layers"], "beartype.beartype"
 )
+
+
+def pytest_collection_finish() -> None:
+    """Looks for garbage less often, since most of what there is, modules and compiled programs, lasts to the end."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
