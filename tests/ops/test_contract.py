@@ -31,8 +31,14 @@ def with_gradients(function):
 
 
 @cache
+def compiled(case):
+    """Outputs and gradients, traced and compiled once for all tests."""
+    return jax.jit(with_gradients(case.call))
+
+
+@cache
 def results(case):
-    return jax.jit(with_gradients(case.call))(*case.arguments())
+    return compiled(case)(*case.arguments())
 
 
 @every_case
@@ -57,13 +63,13 @@ def test_vmap_equals_single_calls(case):
     assert_close(jax.tree.map(lambda leaf: leaf[0], mapped[0]), results(case)[0])
     assert_close(jax.tree.map(lambda leaf: leaf[0], mapped[1][1:]), results(case)[1])
     first, *rest = case.arguments()
-    assert_close(jax.tree.map(lambda leaf: leaf[1], mapped[0]), jax.jit(case.call)(0.5 * first, *rest))
+    assert_close(jax.tree.map(lambda leaf: leaf[1], mapped[0]), compiled(case)(0.5 * first, *rest)[0])
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.takes_bfloat16], ids=lambda case: case.name)
 def test_bfloat16_stays_bfloat16_and_close(case):
     arguments = [argument.astype(jnp.bfloat16) for argument in case.arguments()]
-    values, derivatives = jax.jit(with_gradients(case.call))(*arguments)
+    values, derivatives = compiled(case)(*arguments)
     assert jax.tree.leaves(values)[0].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in derivatives} == {jnp.dtype(jnp.bfloat16)}
     for actual, expected in zip(jax.tree.leaves((values, derivatives)), jax.tree.leaves(results(case)), strict=True):
@@ -77,6 +83,5 @@ def test_sharded_jit_equals_one_device(case):
     specs = [PartitionSpec("data") if index < case.batched else PartitionSpec() for index in range(len(case.shapes))]
     placed = jax.device_put(case.arguments(), tuple(NamedSharding(mesh, spec) for spec in specs))
     assert len(placed[0].sharding.device_set) == 8
-    compiled = jax.jit(with_gradients(case.call))
     for _ in range(2):  # the second use meets the compiled program
-        assert_close(compiled(*placed), results(case))
+        assert_close(compiled(case)(*placed), results(case))

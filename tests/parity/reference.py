@@ -30,3 +30,15 @@ def store(name: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> Path:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} must stay under {MAX_BYTES} bytes; got {path.stat().st_size}. Use smaller arrays.")
     return path
+
+
+def assert_stored(name: str, arrays: Mapping[str, np.ndarray], tolerance: float = 1e-4) -> None:
+    """What is stored under `name` is what the library computes, relative to the largest of each array."""
+    with np.load(VALUES / f"{name}.npz") as stored:
+        assert stored.files
+        for key in stored.files:
+            if stored[key].dtype.kind == "f":
+                error = np.abs(stored[key] - arrays[key]).max() / np.abs(arrays[key]).max()
+                assert error < tolerance, f"{key} differs by {error}"
+            else:
+                np.testing.assert_array_equal(stored[key], arrays[key], err_msg=key)

@@ -5,7 +5,6 @@ import functools
 import importlib.util
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,10 +16,12 @@ from fusionjax.pretrained import vgg as vgg_table
 from fusionjax.pretrained.architecture import Architecture
 from fusionjax.pretrained.published_sizes import PUBLISHED as PUBLISHED_SIZES
 from fusionjax.pretrained.published_sizes import find_published
-from fusionjax.pretrained.rows import tensors_from, variables_from
+from fusionjax.pretrained.rows import tensors_from
 from tests.contracts.parameters import draw_variables, fast_jit
 from tests.parity import torch_cnns
-from tests.parity.reference import reference
+from tests.parity.reference import assert_stored, reference
+from tests.pretrained import tables
+from tests.pretrained.tables import Shapes, Tensors, shapes_of, shapes_written
 
 LITES = (lite_table.EFFICIENTNET_LITE_TIMM, lite_table.EFFICIENTNET_LITE_ORIGINAL)
 RESNETS = (resnet_table.RESNET_TORCHVISION, resnet_table.RESNET_TRANSFORMERS)
@@ -31,7 +32,6 @@ CONVNEXTS = (
 )
 ARCHITECTURES = (alexnet_table.ALEXNET_TORCHVISION, vgg_table.VGG_TORCHVISION, *LITES, *RESNETS, *CONVNEXTS)
 CASES = list(torch_cnns.CASES)
-Tensors = dict[str, np.ndarray]
 
 
 @functools.cache
@@ -46,31 +46,13 @@ def tensors_of(name: str) -> Tensors:
     return torch_cnns.draw(torch_cnns.CASES[name], torch_cnns.read_shapes(arrays_of(name)["shapes"]))[1]
 
 
-def recognise(shapes: dict[str, tuple[int, ...]], config: Any = None) -> tuple[Architecture, Any]:
-    """The one architecture that takes these tensors for its own."""
-    found = [(one, one.recognise(shapes, config or {})) for one in ARCHITECTURES]
-    (pair,) = [(one, sizes) for one, sizes in found if sizes is not None]
-    return pair
-
-
-def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def expected_of(architecture: Architecture, sizes: Any) -> Any:
-    return jax.eval_shape(architecture.build(sizes).init, jax.random.key(0), *architecture.example(sizes))
+def recognise(shapes: Shapes, config: Any = None) -> tuple[Architecture, Any]:
+    return tables.recognise(ARCHITECTURES, shapes, config or {})
 
 
 def load(tensors: Tensors) -> tuple[Architecture, Any, Any]:
     architecture, sizes = recognise(shapes_of(tensors))
-    variables = variables_from(
-        architecture.rows(sizes),
-        shapes_of(tensors),
-        tensors.__getitem__,
-        expected_of(architecture, sizes),
-        is_ignored=architecture.is_ignored,
-    )
-    return architecture, sizes, variables
+    return architecture, sizes, tables.load(tensors, architecture, sizes)
 
 
 def assert_close(found: Any, expected: np.ndarray) -> None:
@@ -78,8 +60,9 @@ def assert_close(found: Any, expected: np.ndarray) -> None:
     assert np.std(expected) > 1e-3 and error < 1e-4, error
 
 
-def apply(architecture: Architecture, sizes: Any, variables: Any, images: np.ndarray) -> Any:
-    return fast_jit(architecture.build(sizes).apply)(variables, images)
+@functools.cache
+def compiled(architecture: Architecture, sizes: Any) -> Any:
+    return fast_jit(architecture.build(sizes).apply)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -87,9 +70,16 @@ def test_their_weights_give_their_outputs(name: str) -> None:
     arrays = arrays_of(name)
     architecture, sizes, variables = load(tensors_of(name))
     assert name.startswith(architecture.name)
-    output = apply(architecture, sizes, variables, arrays["images"])
+    output = compiled(architecture, sizes)(variables, arrays["images"])
     assert_close(output.logits, arrays["logits"])
     assert_close(output.features.tokens, arrays["tokens"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_stored_is_what_the_library_gives(name: str) -> None:
+    if importlib.util.find_spec(torch_cnns.CASES[name].needs) is None:
+        pytest.skip(f"{torch_cnns.CASES[name].needs} is not installed")
+    assert_stored(name, arrays_of(name))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -118,7 +108,8 @@ def test_our_weights_give_our_outputs_in_theirs(name: str) -> None:
     )
     assert not unexpected and all(architecture.is_ignored(one) for one in missing)
     images = arrays_of(name)["images"]
-    assert_close(apply(architecture, sizes, variables, images).logits, torch_cnns.run(case, module, images)["logits"])
+    logits = compiled(architecture, sizes)(variables, images).logits
+    assert_close(logits, torch_cnns.run(case, module, images)["logits"])
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if torch_cnns.CASES[name].needs == "transformers"])
@@ -145,18 +136,8 @@ PUBLISHED = [
 def test_published_sizes_are_recognised(architecture: Architecture, sizes: Any) -> None:
     if architecture == convnext_table.CONVNEXT_TRANSFORMERS:
         sizes = dataclasses.replace(sizes, pooled_epsilon=1e-12)
-    # Zeros of every shape that take no memory: what the table would write is recognised as what it was.
-    expected = expected_of(architecture, sizes)
-    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), np.float32), leaf.shape), expected)
-    shapes = {
-        row.theirs: row.layout.to_theirs([_at(blank, path) for path in row.ours]).shape
-        for row in architecture.rows(sizes)
-    }
-    assert recognise(shapes) == (architecture, sizes)
-
-
-def _at(tree: Any, path: str) -> np.ndarray:
-    return functools.reduce(lambda node, key: node[key], path.split("/"), tree)
+    # What the table would write is recognised as what it was.
+    assert recognise(shapes_written(architecture, sizes)) == (architecture, sizes)
 
 
 RESNET_SHAPES = {"conv1.weight": (5, 3, 7, 7), "fc.weight": (13, 7), "layer1.0.conv1.weight": (7, 5, 3, 3)}

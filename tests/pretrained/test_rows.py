@@ -8,6 +8,7 @@ import pytest
 from fusionjax.errors import InputError
 from fusionjax.pretrained import layouts
 from fusionjax.pretrained.rows import Row, batch_norm_rows, conv_rows, dense_rows, tensors_from, variables_from
+from tests.pretrained.tables import shapes_of
 
 RNG = np.random.default_rng(0)
 ROWS = [
@@ -38,10 +39,6 @@ EXPECTED = {
     },
     "batch_stats": {"norm": {"mean": STRUCT(5), "var": STRUCT(5)}},
 }
-
-
-def shapes_of(tensors: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def convert(tensors: dict[str, np.ndarray], **options) -> dict:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,11 +16,13 @@ from fusionjax import pretrained
 from fusionjax.pretrained import bert, blip, clip, siglip, vit
 from fusionjax.pretrained.architecture import Architecture
 from fusionjax.pretrained.published_sizes import find_published
-from fusionjax.pretrained.rows import tensors_from, variables_from
+from fusionjax.pretrained.rows import tensors_from
 from tests.contracts.parameters import draw_variables, fast_jit
 from tests.parity import torch_transformers
-from tests.parity.reference import reference
+from tests.parity.reference import assert_stored, reference
 from tests.parity.torch_cnns import read_shapes
+from tests.pretrained import tables
+from tests.pretrained.tables import Shapes, Tensors, load, shapes_of, shapes_written
 
 VITS = (vit.VIT_TIMM, vit.VIT_TORCHVISION, vit.VIT_TORCHVISION_FILES, vit.VIT_TRANSFORMERS)
 BERTS = (bert.BERT_TRANSFORMERS, bert.BERT_PRETRAINING_TRANSFORMERS, bert.BERT_FIRST_TRANSFORMERS)
@@ -31,7 +33,6 @@ ARCHITECTURES = (*VITS, *BERTS, CLIP, SIGLIP, BLIP)
 CASES = list(torch_transformers.CASES)
 HUB_CASES = [name for name, case in torch_transformers.CASES.items() if case.needs == "transformers"]
 TOLERANCE = 1e-4
-Tensors = dict[str, np.ndarray]
 
 
 @functools.cache
@@ -51,71 +52,64 @@ def config_of(name: str) -> Mapping[str, Any]:
     return torch_transformers.CASES[name].config
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> tuple[Architecture, Any]:
-    """The one architecture that takes these tensors for its own."""
-    found = [(one, one.recognise(shapes, config)) for one in ARCHITECTURES]
-    (pair,) = [(one, sizes) for one, sizes in found if sizes is not None]
-    return pair
-
-
-def shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def expected_of(architecture: Architecture, sizes: Any) -> Any:
-    return jax.eval_shape(architecture.build(sizes).init, jax.random.key(0), *architecture.example(sizes))
-
-
-def load(tensors: Tensors, architecture: Architecture, sizes: Any) -> Any:
-    return variables_from(
-        architecture.rows(sizes),
-        shapes_of(tensors),
-        tensors.__getitem__,
-        expected_of(architecture, sizes),
-        is_ignored=architecture.is_ignored,
-    )
+def recognise(shapes: Shapes, config: Mapping[str, Any]) -> tuple[Architecture, Any]:
+    return tables.recognise(ARCHITECTURES, shapes, config)
 
 
 def outputs_of(architecture: Architecture, sizes: Any, variables: Any, inputs: Tensors) -> Tensors:
     """What our model makes of the inputs, under the names of `torch_transformers`."""
+    taken = ("images", "wide_images", "tokens") if "images" in inputs else ("tokens", "segments")
+    return compiled(architecture, sizes)(variables, {name: inputs[name] for name in taken if name in inputs})
+
+
+@functools.cache
+def compiled(architecture: Architecture, sizes: Any) -> Any:
     model = architecture.build(sizes)
     if architecture in VITS:
+        run = _run_vit
+    elif architecture == BLIP:
+        run = _run_blip
+    else:
+        run = _run_towers if architecture in (CLIP, SIGLIP) else _run_bert
+    return fast_jit(lambda variables, inputs: run(model, variables, inputs))
 
-        def run(images: Any) -> Any:
-            return fast_jit(model.apply)(variables, images)
 
-        whole, wide = run(inputs["images"]), run(inputs["wide_images"])
-        return {
-            "logits": whole.logits,
-            "image_tokens": whole.features.tokens,
-            "wide_pooled": wide.features.pooled,
-            "wide_tokens": wide.features.tokens,
-        }
-    if architecture in (CLIP, SIGLIP):
-        apply = functools.partial(model.bind, variables)
-        image, text = apply().image_encoder(inputs["images"]), apply().text_encoder(inputs["tokens"])
-        output = fast_jit(model.apply)(variables, {"image": inputs["images"], "text": inputs["tokens"]})
-        bias = 0 if output.bias is None else output.bias
-        return {
-            "image": output.image,
-            "wide_image": apply().encode_image(inputs["wide_images"]),
-            "text": output.text,
-            "image_tokens": image.tokens,
-            "text_tokens": text.tokens,
-            "text_mask": text.mask,
-            "similarity": output.scale * output.image @ output.text.T + bias,
-        }
-    if architecture == BLIP:
-        # The last word is one to predict, not one to read.
-        tokens = np.pad(inputs["tokens"], ((0, 0), (0, 1)))
+def _run_vit(model: Any, variables: Any, inputs: Tensors) -> dict[str, Any]:
+    whole, wide = (model.apply(variables, inputs[name]) for name in ("images", "wide_images"))
+    return {
+        "logits": whole.logits,
+        "image_tokens": whole.features.tokens,
+        "wide_pooled": wide.features.pooled,
+        "wide_tokens": wide.features.tokens,
+    }
 
-        def read(images: Any) -> Any:
-            return fast_jit(model.apply)(variables, {"image": images, "text": tokens}).logits
 
-        return {"logits": read(inputs["images"]), "wide_logits": read(inputs["wide_images"])}
-    features = fast_jit(model.apply)(variables, inputs["tokens"], segments=inputs["segments"])
-    pooled = "mean" if sizes.pooling == "mean" else "pooled"
-    return {"text_tokens": features.tokens, pooled: features.pooled}
+def _run_towers(model: Any, variables: Any, inputs: Tensors) -> dict[str, Any]:
+    bound = model.bind(variables)
+    image, text = bound.image_encoder(inputs["images"]), bound.text_encoder(inputs["tokens"])
+    output = model.apply(variables, {"image": inputs["images"], "text": inputs["tokens"]})
+    bias = 0 if output.bias is None else output.bias
+    return {
+        "image": output.image,
+        "wide_image": bound.encode_image(inputs["wide_images"]),
+        "text": output.text,
+        "image_tokens": image.tokens,
+        "text_tokens": text.tokens,
+        "text_mask": text.mask,
+        "similarity": output.scale * output.image @ output.text.T + bias,
+    }
+
+
+def _run_blip(model: Any, variables: Any, inputs: Tensors) -> dict[str, Any]:
+    # The last word is one to predict, not one to read.
+    tokens = jnp.pad(inputs["tokens"], ((0, 0), (0, 1)))
+    found = (model.apply(variables, {"image": inputs[name], "text": tokens}) for name in ("images", "wide_images"))
+    return dict(zip(("logits", "wide_logits"), (output.logits for output in found), strict=True))
+
+
+def _run_bert(model: Any, variables: Any, inputs: Tensors) -> dict[str, Any]:
+    features = model.apply(variables, inputs["tokens"], segments=inputs["segments"])
+    return {"text_tokens": features.tokens, "mean" if model.pooling == "mean" else "pooled": features.pooled}
 
 
 def assert_close(found: Tensors, expected: Tensors) -> None:
@@ -136,6 +130,13 @@ def test_their_weights_give_their_outputs(name: str) -> None:
     architecture, sizes = recognise(shapes_of(tensors), config_of(name))
     assert name.startswith(architecture.name)
     assert_close(outputs_of(architecture, sizes, load(tensors, architecture, sizes), arrays), arrays)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_stored_is_what_the_library_gives(name: str) -> None:
+    if importlib.util.find_spec(torch_transformers.CASES[name].needs) is None:
+        pytest.skip(f"{torch_transformers.CASES[name].needs} is not installed")
+    assert_stored(name, arrays_of(name))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -243,19 +244,9 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("architecture", "sizes"), PUBLISHED)
 def test_published_sizes_are_recognised(architecture: Architecture, sizes: Any) -> None:
-    # Zeros of every shape that take no memory: what the table would write is recognised as what it was, even without
-    # the config, which alone tells the number of heads of others.
-    expected = expected_of(architecture, sizes)
-    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), np.float32), leaf.shape), expected)
-    shapes = {
-        row.theirs: row.layout.to_theirs([_at(blank, path) for path in row.ours]).shape
-        for row in architecture.rows(sizes)
-    }
-    assert recognise(shapes, {}) == (architecture, sizes)
-
-
-def _at(tree: Any, path: str) -> np.ndarray:
-    return functools.reduce(lambda node, key: node[key], path.split("/"), tree)
+    # What the table would write is recognised as what it was, even without the config, which alone tells the number of
+    # heads of others.
+    assert recognise(shapes_written(architecture, sizes), {}) == (architecture, sizes)
 
 
 RELATIVES: list[tuple[str, dict[str, tuple[int, ...]], dict[str, Any]]] = [

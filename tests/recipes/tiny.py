@@ -35,7 +35,7 @@ SCENES = [*SMALL, *SCENES]
 WORDS = ("red", "green", "blue")
 SETTINGS = {
     "jax_compilation_cache_max_size": 10**9,  # A limit brings a lock, which several processes need.
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_compile_time_secs": 0.1,  # At every write JAX looks at all that is kept.
     "jax_disable_most_optimizations": True,
 }
 
