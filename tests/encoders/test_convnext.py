@@ -26,7 +26,7 @@ def test_the_pooled_vector_is_the_normalised_mean_of_the_kept_cells() -> None:
 
 
 def test_new_blocks_hardly_change_their_input() -> None:
-    variables = SMALL.init(jax.random.key(0), IMAGES)
+    variables = jax.jit(SMALL.init)(jax.random.key(0), IMAGES)
     scales = [variables["params"][f"stage_0_block_{place}"]["scale"] for place in (0, 1)]
     np.testing.assert_allclose(scales, 1e-6, rtol=1e-6)
     stem, norm = (variables["params"][name] for name in ("downsample_0", "downsample_norm_0"))

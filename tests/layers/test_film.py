@@ -32,7 +32,7 @@ def test_all_places_of_an_example_are_modulated_alike() -> None:
 
 def test_no_condition_and_no_bias_change_nothing() -> None:
     values, layer = jnp.arange(12.0).reshape(2, 2, 3), layers.FiLM()
-    variables = layer.init(jax.random.key(0), values, CONDITION)
+    variables = jax.jit(layer.init)(jax.random.key(0), values, CONDITION)
     np.testing.assert_array_equal(layer.apply(variables, values, jnp.zeros((2, 2))), values)
 
 

@@ -1,11 +1,14 @@
 """Stacks of recurrent layers and the single step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fusionjax import layers
+from tests.contracts.parameters import draw_variables, run
 
 CELLS = ("lstm", "gru", "elman")
 
@@ -21,11 +24,11 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize("cell", CELLS)
 def test_padding_changes_neither_outputs_nor_final_states(cell):
     model, inputs = layers.RNN(5, cell=cell, num_layers=2, bidirectional=True), random(2, 7, 3)
-    variables = model.init(jax.random.key(0), inputs)
+    variables = draw_variables(model, inputs)
     lengths = (4, 7)
-    padded = model.apply(variables, inputs, mask=jnp.arange(7) < jnp.array(lengths)[:, None])
+    padded = run(model, variables, inputs, mask=jnp.arange(7) < jnp.array(lengths)[:, None])
     for row, length in enumerate(lengths):
-        alone = model.apply(variables, inputs[row : row + 1, :length])
+        alone = run(model, variables, inputs[row : row + 1, :length])
         assert_close(padded.outputs[row : row + 1, :length], alone.outputs)
         assert_close(jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], padded.final_state), alone.final_state)
         assert not padded.outputs[row, length:].any()
@@ -35,10 +38,10 @@ def test_padding_changes_neither_outputs_nor_final_states(cell):
 def test_time_major_is_a_transposition(cell):
     inputs, mask = random(2, 7, 3), jnp.arange(7) < jnp.array([[4], [6]])
     batch_major = layers.RNN(5, cell=cell, bidirectional=True)
-    variables = batch_major.init(jax.random.key(0), inputs)
-    expected = batch_major.apply(variables, inputs, mask=mask)
+    variables = draw_variables(batch_major, inputs)
+    expected = run(batch_major, variables, inputs, mask=mask)
     time_major = layers.RNN(5, cell=cell, bidirectional=True, time_major=True)
-    actual = time_major.apply(variables, inputs.swapaxes(0, 1), mask=mask)
+    actual = run(time_major, variables, inputs.swapaxes(0, 1), mask=mask)
     assert_close(actual.outputs.swapaxes(0, 1), expected.outputs)
     assert_close(actual.final_state, expected.final_state)
 
@@ -46,10 +49,10 @@ def test_time_major_is_a_transposition(cell):
 @pytest.mark.parametrize("cell", CELLS)
 def test_final_states_continue_a_sequence(cell):
     model, inputs = layers.RNN(5, cell=cell, num_layers=2), random(2, 7, 3)
-    variables = model.init(jax.random.key(0), inputs)
-    whole = model.apply(variables, inputs)
-    first = model.apply(variables, inputs[:, :3])
-    second = model.apply(variables, inputs[:, 3:], initial_state=first.final_state)
+    variables = draw_variables(model, inputs)
+    whole = run(model, variables, inputs)
+    first = run(model, variables, inputs[:, :3])
+    second = run(model, variables, inputs[:, 3:], initial_state=first.final_state)
     assert_close(second.outputs, whole.outputs[:, 3:])
 
 
@@ -59,37 +62,37 @@ def test_the_implementation_reaches_the_operation(cell):
     plain, chunked, unknown = (
         layers.RNN(5, cell=cell, bidirectional=True, implementation=name) for name in ("xla", "chunked", "fast")
     )
-    variables = plain.init(jax.random.key(0), inputs)
-    assert_close(chunked.apply(variables, inputs), plain.apply(variables, inputs))
+    variables = draw_variables(plain, inputs)
+    assert_close(run(chunked, variables, inputs), run(plain, variables, inputs))
     assert "custom_vjp" in str(jax.make_jaxpr(chunked.apply)(variables, inputs))
     assert "custom_vjp" not in str(jax.make_jaxpr(plain.apply)(variables, inputs))
     with pytest.raises(ValueError, match=f"{cell} has the implementations 'xla', 'chunked'.*; got 'fast'"):
-        unknown.apply(variables, inputs)
+        run(unknown, variables, inputs)
 
 
 def test_dropout_is_between_layers_only():
     inputs, keys = random(2, 7, 3), {"dropout": jax.random.key(1)}
     for num_layers, changes in ((1, False), (2, True)):
         model = layers.RNN(5, num_layers=num_layers, dropout_rate=0.5)
-        variables = model.init(jax.random.key(0), inputs)
-        dropped = model.apply(variables, inputs, deterministic=False, rngs=keys).outputs
-        assert bool(jnp.any(dropped != model.apply(variables, inputs).outputs)) == changes
+        variables = draw_variables(model, inputs)
+        dropped = run(model, variables, inputs, deterministic=False, rngs=keys).outputs
+        assert bool(jnp.any(dropped != run(model, variables, inputs).outputs)) == changes
 
 
 def test_lstm_steps_give_the_scan():
     model, inputs = layers.LSTM(5), random(2, 7, 3)
-    variables = model.init(jax.random.key(0), inputs)
+    variables = draw_variables(model, inputs)
     state = model.initial_state(2)
     for index in range(7):
-        state = model.apply(variables, inputs[:, index], state, method="step")
-    assert_close(state, model.apply(variables, inputs).final_state)
-    assert jax.tree.map(jnp.shape, model.init(jax.random.key(0), inputs[:, 0], state, method="step")) == jax.tree.map(
-        jnp.shape, variables
-    )
+        state = run(model, variables, inputs[:, index], state, method="step")
+    assert_close(state, run(model, variables, inputs).final_state)
+    assert jax.tree.map(
+        jnp.shape, jax.eval_shape(functools.partial(model.init, method="step"), jax.random.key(0), inputs[:, 0], state)
+    ) == jax.tree.map(jnp.shape, variables)
 
 
 def test_lstm_starts_with_orthogonal_gates_and_an_open_forget_gate():
-    params = layers.LSTM(5, forget_bias=2.0).init(jax.random.key(0), random(2, 7, 3))["params"]
+    params = jax.jit(layers.LSTM(5, forget_bias=2.0).init)(jax.random.key(0), random(2, 7, 3))["params"]
     for gate in jnp.split(params["recurrent_kernel"], 4, axis=1):
         np.testing.assert_allclose(gate @ gate.T, jnp.eye(5), atol=1e-5)
     np.testing.assert_array_equal(params["bias"], [0.0] * 5 + [2.0] * 5 + [0.0] * 10)
@@ -104,7 +107,7 @@ def test_elman_output_by_hand():
     }
     model = layers.Elman(1, activation="relu", output_features=2)
     inputs = jnp.array([1.0, -2.0, 5.0]).reshape(1, 3, 1)
-    output = model.apply({"params": params}, inputs, mask=jnp.array([[True, True, False]]))
+    output = run(model, {"params": params}, inputs, mask=jnp.array([[True, True, False]]))
     np.testing.assert_array_equal(output.outputs[0], [[30.0, 4.0], [60.0, 1.0], [0.0, 0.0]])
     np.testing.assert_array_equal(output.final_state, [[6.0]])
 
@@ -119,4 +122,4 @@ def test_elman_output_by_hand():
 )
 def test_errors_say_what_is_wrong(options, initial_state, match):
     with pytest.raises(ValueError, match=match):
-        layers.RNN(5, **options).init(jax.random.key(0), random(2, 7, 3), initial_state=initial_state)
+        draw_variables(layers.RNN(5, **options), random(2, 7, 3), initial_state=initial_state)

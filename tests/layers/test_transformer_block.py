@@ -83,7 +83,7 @@ def test_decoding_after_normalisation_equals_the_causal_whole() -> None:
     variables = draw_variables(block, TOKENS)
     cache, parts = block.init_cache(3, 5), []
     for start, end in ((0, 2), (2, 5)):
-        output = block.apply(variables, TOKENS[:, start:end], cache=cache)
+        output = run(block, variables, TOKENS[:, start:end], cache=cache)
         cache = output.cache
         parts.append(output.tokens)
     np.testing.assert_allclose(jnp.concatenate(parts, 1), run(block, variables, TOKENS).tokens, rtol=1e-4, atol=1e-5)
@@ -102,8 +102,8 @@ def test_micro_batches_of_every_form(monkeypatch) -> None:
             moved = block.apply(variables, tokens, mask=jnp.arange(5) < jnp.arange(11)[:, None]).tokens
             return jnp.sum(jnp.sin(moved)), moved
 
-        compiled = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
-        return compiled(variables, tokens), "while" in compiled.lower(variables, tokens).as_text()
+        program = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True)).lower(variables, tokens)
+        return program.compile()(variables, tokens), "while" in program.as_text()
 
     (split, has_loop), (whole, has_none) = outcome(2 * 5 * 13), outcome(2**20)
     assert has_loop and not has_none

@@ -136,7 +136,7 @@ def test_attention_lstm_decoder_against_numpy() -> None:
 
 def test_the_forget_gate_starts_open() -> None:
     decoder = AttentionLSTMDecoder(11, features=5)
-    variables = decoder.init(jax.random.key(0), IMAGE, TOKENS)
+    variables = jax.jit(decoder.init)(jax.random.key(0), IMAGE, TOKENS)
     bias = variables["params"]["lstm"]["input_gates"]["bias"]
     assert bias.tolist() == [0] * 5 + [1] * 5 + [0] * 10
 

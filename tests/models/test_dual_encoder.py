@@ -28,9 +28,7 @@ def test_vectors_are_the_projected_features_at_length_one():
     variables = draw_variables(model, BATCH)
     output = run(model, variables, BATCH)
     params = variables["params"]
-    pooled = (
-        encoders.SimpleCNN(features=(5, 7), pooling="mean").apply({"params": params["image_encoder"]}, IMAGES).pooled
-    )
+    pooled = run(model.image_encoder, {"params": params["image_encoder"]}, IMAGES).pooled
     projected = np.asarray(pooled) @ params["image_projection"]["kernel"]
     expected = projected / np.linalg.norm(projected, axis=1, keepdims=True)
     np.testing.assert_allclose(output.image, expected, rtol=1e-4, atol=1e-5)
@@ -38,7 +36,7 @@ def test_vectors_are_the_projected_features_at_length_one():
         alone = run(model, variables, {"image": IMAGES, "text": TEXTS[:, number]}).text
         np.testing.assert_allclose(output.text[:, number], alone, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(output.text, axis=-1), 1, rtol=1e-5)
-    apart = model.apply(variables, TEXTS, method="encode_text"), model.apply(variables, IMAGES, method="encode_image")
+    apart = run(model, variables, TEXTS, method="encode_text"), run(model, variables, IMAGES, method="encode_image")
     np.testing.assert_allclose(apart[0], output.text, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(apart[1], output.image, rtol=1e-4, atol=1e-5)
 
@@ -75,14 +73,13 @@ def test_towers_without_projection_and_projections_with_bias():
     variables = draw_variables(model, BATCH)
     params = variables["params"]
     assert "image_projection" not in params and params["text_projection"]["bias"].shape == (7,)
-    image = encoders.SimpleCNN(features=(5, 7), pooling="mean").apply({"params": params["image_encoder"]}, IMAGES)
+    image = run(model.image_encoder, {"params": params["image_encoder"]}, IMAGES)
     expected = image.pooled / np.linalg.norm(image.pooled, axis=1, keepdims=True)
     np.testing.assert_allclose(run(model, variables, BATCH).image, expected, rtol=1e-4, atol=1e-5)
-    text = encoders.RNNEncoder(vocab_size=11, features=6, pooling="last")
-    pooled = text.apply({"params": params["text_encoder"]}, TEXTS[:, 0]).pooled
+    pooled = run(model.text_encoder, {"params": params["text_encoder"]}, TEXTS[:, 0]).pooled
     projected = pooled @ params["text_projection"]["kernel"] + params["text_projection"]["bias"]
     expected = projected / np.linalg.norm(projected, axis=1, keepdims=True)
-    found = model.apply(variables, TEXTS[:, 0], method="encode_text")
+    found = run(model, variables, TEXTS[:, 0], method="encode_text")
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -91,7 +88,7 @@ def test_towers_without_projection_are_as_wide_as_the_common_space(name):
     with pytest.raises(
         ValueError, match=rf"the {name} encoder's .* common space, 13; got \d. Set features, or use_{name}"
     ):
-        build(**{f"use_{name}_projection": False}).init(jax.random.key(0), BATCH)
+        draw_variables(build(**{f"use_{name}_projection": False}), BATCH)
 
 
 @pytest.mark.parametrize(
@@ -104,4 +101,4 @@ def test_towers_without_projection_are_as_wide_as_the_common_space(name):
 )
 def test_batches_that_cannot_be_encoded(batch, message):
     with pytest.raises(ValueError, match=message):
-        build().init(jax.random.key(0), batch)
+        draw_variables(build(), batch)

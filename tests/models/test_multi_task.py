@@ -83,7 +83,7 @@ def test_shared_parameters_learn_from_all_tasks(model: models.MultiTask, variabl
 )
 def test_batches_of_no_task(batch: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build().init(jax.random.key(0), batch)
+        draw_variables(build(), batch)
 
 
 def test_no_such_task(model: models.MultiTask, variables: dict) -> None:

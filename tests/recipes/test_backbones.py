@@ -21,6 +21,7 @@ from fusionjax.recipes import backbones, captioning, engine, frozen, retrieval
 from fusionjax.recipes.backbones import Slot, layer_decay_of, lora_of, open_backbones, with_weights
 from fusionjax.recipes.config import BackboneConfig, DataConfig, ImageBackboneConfig
 from fusionjax.recipes.run import open_run
+from tests.contracts.parameters import run as run_module
 from tests.recipes.published import write_image_weights, write_text_weights
 from tests.recipes.tiny import make_once, picture, write_flickr
 
@@ -106,7 +107,7 @@ def test_a_captioner_on_frozen_features(
     encoder, variables = published(place, "image")
     pixels = data.load_image(tmp_path / "new.png", config.data.stored_size)[2:-2, 2:-2][None]
     assert pixels.shape == (1, SIDE, SIDE, 3)
-    features = encoder.apply(variables, pixels)
+    features = run_module(encoder, variables, pixels)
     rows = jnp.concatenate([features.tokens.reshape(1, -1), features.pooled], 1).astype(jnp.float16)
     by_hand = writer.write(np.asarray(rows), config.decoding)[0]
     assert (row["caption"], row["log_probability"]) == (by_hand.caption, pytest.approx(by_hand.log_probability, 1e-3))
@@ -164,11 +165,11 @@ def test_towers_on_frozen_features(train: Callable[..., Path], place: Path, tmp_
 
     pixels = np.stack([data.load_image(path, 20)[2:-2, 2:-2] for path in paths])
     encoder, variables = published(place, "image")
-    images = tower("image", encoder.apply(variables, pixels).pooled)
+    images = tower("image", run_module(encoder, variables, pixels).pooled)
     np.testing.assert_allclose(embedder.photographs(paths), images, atol=2e-3)
     encoder, variables = published(place, "text")
     tokens = np.array([[2, 4, 8, 9, 3, 0, 0], [2, 5, 6, 9, 3, 0, 0]])
-    texts = tower("text", encoder.apply(variables, tokens).pooled)
+    texts = tower("text", run_module(encoder, variables, tokens).pooled)
     np.testing.assert_allclose(embedder.texts(["a blue picture", "one red picture"]), texts, atol=2e-3)
     # search and classify
     words = ["search", str(run), "a blue picture", "--images", str(photographs), "--top", "6", "--json"]

@@ -15,6 +15,7 @@ from fusionjax.errors import InputError
 from fusionjax.recipes import classification
 from fusionjax.recipes.classification import PairTransform, build_model, make_loss
 from fusionjax.recipes.config import DataConfig
+from tests.contracts.parameters import draw_variables, fast_jit, run
 from tests.recipes.tiny import CLASSIFIER, SCENES, SMALL, write_flickr
 
 Captured = pytest.CaptureFixture[str]
@@ -117,10 +118,10 @@ def test_a_sentence_and_captions_in_one_loss() -> None:
     config = classification.preset("scenes")
     small = dataclasses.replace(config.model, cnn_features=(5,), text_features=6, fusion_features=7)
     model = build_model(dataclasses.replace(config, model=small), tokenizer.vocab_size, 2)
-    variables = model.init(jax.random.key(0), batch)
+    variables = draw_variables(model, batch)
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
-    found = make_loss(model, caption_weight=0.25)(params, state, batch, jax.random.key(1))
-    output, _ = model.apply(variables, batch, deterministic=False, mutable=["batch_stats"])
+    found = fast_jit(make_loss(model, caption_weight=0.25))(params, state, batch, jax.random.key(1))
+    output, _ = run(model, variables, batch, deterministic=False, mutable=("batch_stats",))
     scores = jax.nn.log_softmax(output.logits[:, 0])
     words = jax.nn.log_softmax(output.next_word_logits[:, 1:])
     targets = np.asarray(batch["text"][:, 1:, 1:])

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -19,6 +18,7 @@ from fusionjax.recipes.cache import cache_folder
 from fusionjax.recipes.config import BackboneConfig, DataConfig, ImageBackboneConfig
 from fusionjax.recipes.frozen import FeatureComputer, ModelInputs, TextFeatures
 from fusionjax.recipes.sources import DataParts, Examples, ImageTransform, Views
+from tests.contracts.parameters import run
 from tests.recipes.published import write_image_weights, write_text_weights
 from tests.recipes.tiny import picture, write_flickr
 
@@ -74,7 +74,7 @@ def part(folder: Path, config: DataConfig = SETTINGS) -> Examples:
 def expected(weights: Path, pixels: np.ndarray) -> np.ndarray:
     """What the encoder itself gives: tokens, then the pooled vector."""
     found = pretrained.open_encoder(weights, "image")
-    features = jax.jit(found.encoder.apply)(found.variables(), pixels)
+    features = run(found.encoder, found.variables(), pixels)
     return np.concatenate([features.tokens.reshape(len(pixels), -1), features.pooled], 1)
 
 
@@ -228,7 +228,7 @@ def test_texts(text_weights: Path, folder: Path, cache: Path, computed: list[int
     tokens = np.array([[2, 5, 6, 9, 3], [2, 4, 8, 6, 3], [2, 5, 6, 9, 3]])
     np.testing.assert_array_equal(backbone.tokenizer.encode_batch([known, new, known], LENGTH), tokens)
     published = pretrained.open_encoder(text_weights, "text")
-    own = published.encoder.apply(published.variables(), tokens)
+    own = run(published.encoder, published.variables(), tokens)
     expected = FeatureLayout.of(own, has_tokens=has_tokens).pack(own)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert backbone.layout.has_mask == has_tokens

@@ -11,6 +11,7 @@ import pytest
 from fusionjax import data, losses, metrics
 from fusionjax.recipes import captioning
 from fusionjax.recipes.reward import CaptionReward, make_reward_loss
+from tests.contracts.parameters import fast_jit, run
 
 CAPTIONS = [["a red circle", "one red circle here"], ["two blue squares on a table"], ["a green star"]]
 
@@ -101,8 +102,8 @@ def test_captions_beside_the_reward(captioner: Path) -> None:
             caption_weight=weight,
             label_smoothing=0.1,
         )
-        found.append(loss_fn(params, state, batch, jax.random.key(0)))
-    output = writer.model.apply(writer.variables, batch)
+        found.append(fast_jit(loss_fn)(params, state, batch, jax.random.key(0)))
+    output = run(writer.model, writer.variables, batch)
     targets = jnp.asarray(text[..., 1:])
     known = losses.cross_entropy(output.logits, targets, mask=targets != 0, label_smoothing=0.1)
     assert float(found[1].total - found[0].total) == pytest.approx(0.5 * float(known.total), rel=1e-4)

@@ -20,7 +20,7 @@ from fusionjax.pretrained.files import write_safetensors
 from fusionjax.pretrained.resnet import RESNET_TORCHVISION, ResNetSizes
 from fusionjax.pretrained.rows import tensors_from
 from fusionjax.recipes import search, weights
-from tests.contracts.parameters import draw_variables
+from tests.contracts.parameters import draw_variables, run
 from tests.pretrained.tiny_hub import write_pair
 
 SIZES = ResNetSizes(stage_sizes=(1,), features=(3,), stem_features=3, is_bottleneck=False, num_classes=5)
@@ -50,7 +50,7 @@ def test_photographs_are_prepared_and_named(folder: Path) -> None:
     loaded = pretrained.load(folder / "w.safetensors")
     for path, labels in zip(photographs(folder), found, strict=True):
         pixels = data.prepare_image(data.load_image(path), (224, 224), shorter_side=256, interpolation="bilinear")
-        logits = loaded.model.apply(loaded.variables, pixels[None]).logits[0]
+        logits = run(loaded.model, loaded.variables, pixels[None]).logits[0]
         expected = dict(zip(NAMES, jax.nn.softmax(logits).tolist(), strict=True))
         assert [one.label for one in labels] == sorted(expected, key=expected.__getitem__, reverse=True)
         np.testing.assert_allclose([one.probability for one in labels], sorted(expected.values())[::-1], rtol=1e-4)
