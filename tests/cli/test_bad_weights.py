@@ -37,7 +37,7 @@ def folder(tmp_path: Path, tensors: Tensors) -> Path:
     return tmp_path / "w"
 
 
-def tells(folder: Path, weights: Path | str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+def assert_tells(folder: Path, weights: Path | str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Both commands give the one line that begins so, and write nothing."""
     photograph, out = folder.parent / "photograph.png", folder.parent / "out"
     for words in (["classify", photograph, "--weights", weights], ["convert", weights, out]):
@@ -96,7 +96,7 @@ def test_other_tensors(
     path = folder / "model.safetensors"
     write_safetensors(path, change(tensors))
     whose = path if message.startswith(" must hold") or message.startswith(" has") else folder
-    tells(folder, folder, f"{whose}{message}", capfd)
+    assert_tells(folder, folder, f"{whose}{message}", capfd)
 
 
 def rewrite_header(path: Path, name: str, **fields: object) -> None:
@@ -113,7 +113,7 @@ def test_numbers_of_eight_bits(folder: Path, tensors: Tensors, capfd) -> None:
     write_safetensors(path, {**tensors, HEAD: np.ones((5, 3), np.uint8)})
     rewrite_header(path, HEAD, dtype="F8_E4M3")
     message = f"{path}: {HEAD} must hold floating-point numbers of 16 bits or more; got F8_E4M3. Give the weights as "
-    tells(folder, folder, message, capfd)
+    assert_tells(folder, folder, message, capfd)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_numbers_of_eight_bits(folder: Path, tensors: Tensors, capfd) -> None:
 def test_files_in_safetensors_cut_off_and_with_lying_headers(folder: Path, spoil: Callable[[Path], None], capfd):
     path = folder / "model.safetensors"
     spoil(path)
-    tells(folder, folder, f"{path} must be a whole safetensors file; ", capfd)
+    assert_tells(folder, folder, f"{path} must be a whole safetensors file; ", capfd)
 
 
 class Evil:
@@ -149,20 +149,26 @@ def test_pickles(folder: Path, tensors: Tensors, capfd) -> None:
     message = (
         f"{path} must hold tensors alone; its pickle asks for __builtin__.print, which could run code. Take weights "
     )
-    tells(folder, path, message, capfd)
+    assert_tells(folder, path, message, capfd)
     torch.save(torch.nn.Linear(3, 5), path)
-    tells(folder, path, f"{path} must hold tensors alone; its pickle asks for torch.nn.modules.linear.Linear,", capfd)
+    assert_tells(
+        folder, path, f"{path} must hold tensors alone; its pickle asks for torch.nn.modules.linear.Linear,", capfd
+    )
     torch.save({**state, "n": torch.ones(3, dtype=torch.complex64)}, path)
-    tells(folder, path, f"{path} must hold tensors alone; its pickle asks for torch.ComplexFloatStorage, ", capfd)
+    assert_tells(
+        folder, path, f"{path} must hold tensors alone; its pickle asks for torch.ComplexFloatStorage, ", capfd
+    )
     torch.save(state, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    tells(folder, path, f"{path} must be a file of torch.save; ", capfd)
+    assert_tells(folder, path, f"{path} must be a file of torch.save; ", capfd)
     torch.save({5: torch.ones(3)}, path)
-    tells(folder, path, f"{path} must hold a state dict; got dict without tensors. Save one.", capfd)
+    assert_tells(folder, path, f"{path} must hold a state dict; got dict without tensors. Save one.", capfd)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("w/data.pkl", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02K\x03K\x04tR.")
-    tells(folder, path, f"{path} must be a file of torch.save; 'int' object is not iterable. Fetch it anew.", capfd)
+    assert_tells(
+        folder, path, f"{path} must be a file of torch.save; 'int' object is not iterable. Fetch it anew.", capfd
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +182,7 @@ def test_pickles(folder: Path, tensors: Tensors, capfd) -> None:
 def test_lists_of_files(folder: Path, places: dict[str, object], message: str, capfd) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     before = f"{folder} lacks " if message.startswith("two") else f"{folder}/"
-    tells(folder, folder, f"{before}{message}", capfd)
+    assert_tells(folder, folder, f"{before}{message}", capfd)
 
 
 def test_a_list_of_files_that_leaves_tensors_out_is_no_harm(folder: Path, tensors: Tensors) -> None:
@@ -188,9 +194,9 @@ def test_a_list_of_files_that_leaves_tensors_out_is_no_harm(folder: Path, tensor
 
 def test_settings_of_another_kind(folder: Path, capfd) -> None:
     (folder / "config.json").write_text("[")
-    tells(folder, folder, f"{folder}/config.json must be JSON; ", capfd)
+    assert_tells(folder, folder, f"{folder}/config.json must be JSON; ", capfd)
     (folder / "config.json").write_text(json.dumps({"downsample_in_bottleneck": True}))
-    tells(folder, folder, f"{folder}/model.safetensors must hold weights of one of alexnet-torchvision, ", capfd)
+    assert_tells(folder, folder, f"{folder}/model.safetensors must hold weights of one of alexnet-torchvision, ", capfd)
 
 
 def test_nothing_and_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
@@ -201,12 +207,14 @@ def test_nothing_and_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch, c
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     message = "some/model is no file or folder, and the hub did not give it: no route to host. Check the name and the "
-    tells(folder, "some/model", message, capfd)
-    tells(
+    assert_tells(folder, "some/model", message, capfd)
+    assert_tells(
         folder, "./nothing.pth", "weights must be a file, a folder or the id of a model; there is no ./nothing", capfd
     )
     (folder / "model.safetensors").unlink()
-    tells(folder, folder, f"{folder} must hold weights (safetensors, or of torch.save); there are none. Name an", capfd)
+    assert_tells(
+        folder, folder, f"{folder} must hold weights (safetensors, or of torch.save); there are none. Name an", capfd
+    )
 
 
 def test_photographs_of_every_shape(folder: Path, capfd) -> None:

@@ -19,7 +19,7 @@ def frequencies(logits, seed=0, **settings):
     return np.bincount(drawn, minlength=len(logits)) / DRAWS
 
 
-def check_close(found, expected):
+def assert_frequencies(found, expected):
     """Within five standard deviations, and exactly zero where nothing may be drawn."""
     assert (found[expected == 0] == 0).all()
     assert (np.abs(found - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS) + 1e-12).all()
@@ -30,7 +30,7 @@ def test_draws_follow_the_softmax(vocab_size):
     logits = np.random.default_rng(vocab_size).normal(size=vocab_size) * 2
     logits[1::3] = -np.inf
     expected = np.exp(logits) / np.exp(logits).sum()
-    check_close(frequencies(logits), expected)
+    assert_frequencies(frequencies(logits), expected)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 2.5])
@@ -39,7 +39,7 @@ def test_temperature_divides_the_logits(temperature):
     step = lambda carry, tokens: (carry, jnp.tile(jnp.asarray(logits, jnp.float32), (tokens.size, 1)))  # noqa: E731
     output = sample(step, (), jax.random.key(3), batch=DRAWS, max_length=1, temperature=temperature)
     expected = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
-    check_close(np.bincount(output.tokens[:, 0], minlength=7) / DRAWS, expected)
+    assert_frequencies(np.bincount(output.tokens[:, 0], minlength=7) / DRAWS, expected)
     # whatever the temperature, the model's own log-probability
     own = logits - np.log(np.exp(logits).sum())
     np.testing.assert_allclose(output.log_probabilities, own[output.tokens[:, 0]], rtol=1e-5, atol=1e-6)
@@ -52,7 +52,7 @@ def test_top_k_keeps_exactly_k(top_k):
     expected = np.zeros(11)
     expected[kept] = np.exp(logits[kept]) / np.exp(logits[kept]).sum()
     found = frequencies(logits, top_k=top_k)
-    check_close(found, expected)
+    assert_frequencies(found, expected)
     assert (found[kept] > 0).all()
 
 
@@ -66,7 +66,7 @@ def test_top_p_keeps_the_fewest_likeliest(top_p, top_k):
     expected = np.zeros(13)
     expected[order[:count]] = probabilities[:count] / probabilities[:count].sum()
     found = frequencies(logits, top_p=top_p, top_k=top_k)
-    check_close(found, expected)
+    assert_frequencies(found, expected)
     assert (found[order[:count]] > 0).all()
 
 

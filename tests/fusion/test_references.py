@@ -56,7 +56,7 @@ TWO = {"text": hide(TEXT, 3, 6), "image": hide(IMAGE, 5, 6)}
 THREE = {**TWO, "audio": Features(draw(7, 8, 2, 19), None, draw(8, 8, 11), (2,))}
 
 
-def compare(module: nn.Module, features: dict[str, Features], seed: int = 0) -> Features:
+def assert_follows_reference(module: nn.Module, features: dict[str, Features], seed: int = 0) -> Features:
     """Compares with the reference, and returns what the fusion gave."""
     variables = draw_variables(module, features, seed=seed)
     fused = run(module, variables, features)
@@ -87,7 +87,7 @@ def test_every_fusion_has_a_reference() -> None:
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_fusion_equals_its_reference(module: nn.Module, features: dict[str, Features]) -> None:
     """Also where a modality is missing: its content, here NaN, never counts."""
-    compare(module, features)
+    assert_follows_reference(module, features)
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_fusion_equals_its_reference(module: nn.Module, features: dict[str, Feat
     ids=name_of,
 )
 def test_fusion_with_other_fields_equals_its_reference(module: nn.Module) -> None:
-    compare(module, TWO)
+    assert_follows_reference(module, TWO)
 
 
 @pytest.mark.slow
@@ -123,11 +123,11 @@ def test_fusion_with_other_fields_equals_its_reference(module: nn.Module) -> Non
     ids=name_of,
 )
 def test_fusion_of_one_modality_equals_its_reference(module: nn.Module) -> None:
-    compare(module, {"text": TWO["text"]})
+    assert_follows_reference(module, {"text": TWO["text"]})
 
 
 def test_sum_without_projection_equals_its_reference() -> None:
     same = {**TWO, "text": dataclasses.replace(TWO["text"], pooled=TWO["text"].pooled[:, :5])}
-    assert not compare(fusion.Sum(features=None), same).pooled[6].any()
+    assert not assert_follows_reference(fusion.Sum(features=None), same).pooled[6].any()
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == np.float32 else leaf, same)
     assert jax.eval_shape(fusion.Sum(features=None).apply, {}, narrow).pooled.dtype == jnp.bfloat16

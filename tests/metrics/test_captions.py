@@ -15,7 +15,7 @@ needs_peer = pytest.mark.skipif(
 )
 
 
-def check_equal(corpus, scores):
+def assert_scores(corpus, scores):
     found = caption_metrics(corpus["candidates"], corpus["references"])
     for name, score in scores.items():
         assert found[name] == pytest.approx(score, abs=1e-9), name
@@ -25,20 +25,20 @@ def check_equal(corpus, scores):
 def test_scores_equal_the_stored_ones_of_pycocoevalcap(name):
     corpus = STORED_CORPORA[name]
     assert set(corpus["scores"]) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"}
-    check_equal(corpus, corpus["scores"])
+    assert_scores(corpus, corpus["scores"])
 
 
 @needs_peer
 @pytest.mark.parametrize("seed", range(12))
 def test_scores_equal_pycocoevalcap(seed):
     corpus = make_corpus(images=1 + 3 * seed, references=1 + seed % 5, seed=seed, vocab_size=3 + seed)
-    check_equal(corpus, score_by_peer(corpus))
+    assert_scores(corpus, score_by_peer(corpus))
 
 
 @needs_peer
 @pytest.mark.parametrize("corpus", odd_corpora().values(), ids=odd_corpora())
 def test_odd_scores_equal_pycocoevalcap(corpus):
-    check_equal(corpus, score_by_peer(corpus))
+    assert_scores(corpus, score_by_peer(corpus))
 
 
 def test_scores_by_hand():

@@ -35,11 +35,11 @@ def two_examples_a_step(monkeypatch):
 
 
 def assert_close(actual, expected, tolerance=1e-5):
-    def check(one, other):
+    def compare(one, other):
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
         assert np.linalg.norm(one - other) <= tolerance * np.linalg.norm(other) + 1e-12
 
-    jax.tree.map(check, actual, expected)
+    jax.tree.map(compare, actual, expected)
 
 
 def attend(*arrays, implementation, **options):
@@ -55,7 +55,7 @@ def with_gradients(arrays, implementation, **options):
     return run(*arrays)
 
 
-def agree(arrays, tolerance=1e-5, **options):
+def assert_agreement(arrays, tolerance=1e-5, **options):
     assert_close(with_gradients(arrays, "packed", **options), with_gradients(arrays, "xla", **options), tolerance)
 
 
@@ -93,16 +93,18 @@ def test_the_contract(case, check):
 )
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_every_mask_that_broadcasts(shape, is_causal):
-    agree((random(*QUERY), random(*KEY, seed=1), random(*VALUE, seed=2)), mask=keep(*shape), is_causal=is_causal)
+    assert_agreement(
+        (random(*QUERY), random(*KEY, seed=1), random(*VALUE, seed=2)), mask=keep(*shape), is_causal=is_causal
+    )
 
 
 @pytest.mark.usefixtures("two_examples_a_step")
 @pytest.mark.parametrize("mask_batch", [(), (1, 1), (2, 1), (1, 3), (2, 3)])
 def test_any_batch_axes(mask_batch):
     arrays = [random(2, 3, *shape[1:], seed=seed) for seed, shape in enumerate((QUERY, KEY, VALUE))]
-    agree(arrays, mask=keep(*mask_batch, 1, 5, 13))
+    assert_agreement(arrays, mask=keep(*mask_batch, 1, 5, 13))
     no_batch = [array[0, 0] for array in arrays]
-    agree(no_batch, mask=keep(5, 13))
+    assert_agreement(no_batch, mask=keep(5, 13))
 
 
 @pytest.mark.usefixtures("two_examples_a_step")
@@ -124,14 +126,14 @@ def test_random_shapes(sizes, mask_axes, is_causal):
     mask = (
         None if mask_axes is None else keep(*[size if axis else 1 for axis, size in zip(mask_axes, full, strict=True)])
     )
-    agree(arrays, 5e-5, mask=mask, is_causal=is_causal)
+    assert_agreement(arrays, 5e-5, mask=mask, is_causal=is_causal)
 
 
 @pytest.mark.usefixtures("two_examples_a_step")
 def test_bfloat16_is_as_exact_as_the_reference():
     arrays = [random(*shape, seed=seed).astype(jnp.bfloat16) for seed, shape in enumerate((QUERY, KEY, VALUE))]
     assert attend(*arrays, implementation="packed").dtype == jnp.bfloat16
-    agree(arrays, 2e-2, mask=keep(7, 1, 5, 13))
+    assert_agreement(arrays, 2e-2, mask=keep(7, 1, 5, 13))
 
 
 def test_a_query_that_sees_nothing_reads_zeros_and_passes_no_gradient():

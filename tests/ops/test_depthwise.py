@@ -43,15 +43,15 @@ def with_gradients(function, arrays):
 
 
 def assert_close(actual, expected, tolerance=1e-5):
-    def check(one, other):
+    def compare(one, other):
         assert one.shape == other.shape
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
         assert np.linalg.norm(one - other) <= tolerance * np.linalg.norm(other) + 1e-12
 
-    jax.tree.map(check, actual, expected)
+    jax.tree.map(compare, actual, expected)
 
 
-def agree(images, kernel, **options):
+def assert_agreement(images, kernel, **options):
     function, plain = partial(depthwise_conv2d, **options), partial(reference, **options)
     assert_close(with_gradients(function, (images, kernel)), with_gradients(plain, (images, kernel)))
 
@@ -71,7 +71,7 @@ def agree(images, kernel, **options):
     ids=str,
 )
 def test_values_and_gradients(features, options):
-    agree(random(2, 11, 13, 3), random(3, 5, 1, features, seed=1), **{**PLAIN, **options})
+    assert_agreement(random(2, 11, 13, 3), random(3, 5, 1, features, seed=1), **{**PLAIN, **options})
 
 
 @pytest.mark.slow
@@ -79,18 +79,20 @@ def test_values_and_gradients(features, options):
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
 def test_borders_apart(pads, dilation, monkeypatch):
     monkeypatch.setattr(convolution_depthwise, "_BYTES_WORTH_NO_COPY", 0)
-    agree(random(2, 11, 7, 3), random(3, 5, 1, 3, seed=1), strides=(1, 1), pads=pads, dilation=dilation)
-    agree(random(2, 4, 4, 3), random(5, 5, 1, 3, seed=1), strides=(1, 1), pads=((2, 2), (2, 2)), dilation=(1, 1))
+    assert_agreement(random(2, 11, 7, 3), random(3, 5, 1, 3, seed=1), strides=(1, 1), pads=pads, dilation=dilation)
+    assert_agreement(
+        random(2, 4, 4, 3), random(5, 5, 1, 3, seed=1), strides=(1, 1), pads=((2, 2), (2, 2)), dilation=(1, 1)
+    )
 
 
 @pytest.mark.parametrize("height", [1, 13, 14, 15, 31])
 def test_any_height(height):
-    agree(random(3, height, 5, 2), random(3, 3, 1, 2, seed=1), **{**PLAIN, "pads": ((1, 1), (1, 1))})
+    assert_agreement(random(3, height, 5, 2), random(3, 3, 1, 2, seed=1), **{**PLAIN, "pads": ((1, 1), (1, 1))})
 
 
 def test_one_device(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    agree(random(3, 17, 5, 2), random(3, 5, 1, 4, seed=1), **PLAIN)
+    assert_agreement(random(3, 17, 5, 2), random(3, 5, 1, 4, seed=1), **PLAIN)
 
 
 @settings(max_examples=5, deadline=None)
@@ -104,7 +106,7 @@ def test_random_shapes(sizes, steps, pads):
     strides, dilation = steps[:2], steps[2:]
     height, width = height + (rows - 1) * dilation[0], width + (columns - 1) * dilation[1]
     images, kernel = random(2, height, width, channels), random(rows, columns, 1, channels * copies, seed=1)
-    agree(images, kernel, strides=strides, pads=(pads[:2], pads[2:]), dilation=dilation)
+    assert_agreement(images, kernel, strides=strides, pads=(pads[:2], pads[2:]), dilation=dilation)
 
 
 def test_numbers_that_are_none_stay_in_their_channel():

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "w"
 
 
-def check(weights, config: dict) -> None:
+def assert_opened(weights, config: dict) -> None:
     assert weights.shapes == {"a": (5, 7), "b": (3,), "c": ()} and dict(weights.config) == config
     for name, tensor in TENSORS.items():
         assert weights.read(name).dtype == tensor.dtype
@@ -33,10 +33,10 @@ def check(weights, config: dict) -> None:
 
 
 def test_a_file_and_a_folder(folder: Path) -> None:
-    check(open_weights(folder / "model.safetensors"), {})
-    check(open_weights(folder), CONFIG)
+    assert_opened(open_weights(folder / "model.safetensors"), {})
+    assert_opened(open_weights(folder), CONFIG)
     (folder / "model.safetensors").rename(folder / "another.safetensors")
-    check(open_weights(str(folder)), CONFIG)
+    assert_opened(open_weights(str(folder)), CONFIG)
 
 
 def test_a_folder_of_several_files_with_their_index(folder: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_folder_of_several_files_with_their_index(folder: Path) -> None:
     index.write_text(
         json.dumps({"weight_map": {name: "one.safetensors" if name == "a" else "two.safetensors" for name in "abc"}})
     )
-    check(open_weights(folder), CONFIG)
+    assert_opened(open_weights(folder), CONFIG)
     (folder / "two.safetensors").unlink()
     with pytest.raises(InputError, match=r"w lacks two.safetensors, which model.safetensors.index.json names. Fetch"):
         open_weights(folder)
