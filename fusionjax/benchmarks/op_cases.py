@@ -136,6 +136,8 @@ def list_cases() -> list[Case]:
     """
     return [
         *[_conv(images, kernel) for images, kernel in _CONVOLUTIONS],
+        _conv((1, 14, 14, 256), (3, 3, 256, 256)),
+        _conv((1, 7, 7, 512), (3, 3, 512, 512)),
         _conv((8, 56, 56, 32), (3, 3, 32, 64), strides=(2, 2)),
         _conv((8, 28, 28, 64), (1, 1, 64, 128), strides=(2, 2)),
         _conv((8, 64, 64, 3), (7, 7, 3, 32), strides=(2, 2)),

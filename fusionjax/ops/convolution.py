@@ -11,12 +11,13 @@ from jaxtyping import Array, Float
 from fusionjax.ops.bias import add_bias
 from fusionjax.ops.convolution_depthwise import depthwise_conv2d, depthwise_obstacle
 from fusionjax.ops.convolution_groups import conv2d_split
+from fusionjax.ops.convolution_pointwise import conv2d_pointwise, pointwise_obstacle
 from fusionjax.ops.convolution_taps import conv2d_taps
 from fusionjax.ops.convolution_winograd import conv2d_winograd, winograd_obstacle
 from fusionjax.ops.dtypes import check_floating
 from fusionjax.ops.implementations import is_inside_loop, on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
-from fusionjax.ops.shape_classes import convolution_class
+from fusionjax.ops.shape_classes import FEW_TILES, convolution_class
 from fusionjax.ops.shifts import Pads
 
 # Measured on a CPU: with larger kernels, strides or dilation XLA's own gradient for the kernel is as fast.
@@ -47,12 +48,13 @@ def conv2d(
     Implementations: `"xla"` is XLA's convolution and the reference. `"taps"` computes the same values, but its
     gradient for the kernel is one matrix product for each kernel row, summed over micro-batches: much faster on a CPU;
     for one group. `"winograd"` is Winograd's minimal filtering of tiles of 4x4, with a little more rounding; for
-    kernels 3x3 in float32, strides and dilation (1, 1) and one group. `"shifted"` is a sum of shifted products, for
-    depthwise convolutions with kernels of at most 256 pixels. `"split"` convolves a few groups at a time, in the way
-    that None chooses. These four have no forward-mode derivative (`jax.jvp`). None follows the table of
-    choices (docs/speed.md); where that has no row: on a CPU with groups `"shifted"`, or else `"split"`; without,
-    `"taps"` for kernels up to 3x3 with strides and dilation (1, 1), or single pixels, and for all `inside_loop`;
-    otherwise `"xla"`.
+    kernels 3x3 in float32, strides and dilation (1, 1) and one group. `"pointwise"` is a matrix product, for kernels of
+    one pixel and one group. `"shifted"` is a sum of shifted products, for depthwise convolutions with kernels of at
+    most 256 pixels. `"split"` convolves a few groups at a time, in the way that None chooses. Those but `"pointwise"`
+    have no forward-mode derivative (`jax.jvp`). None follows the table of choices (docs/speed.md); where that has no
+    row: on a CPU with groups `"shifted"`, or else `"split"`; without, `"pointwise"` where it can serve, `"taps"`
+    for kernels up to 3x3 with strides and dilation (1, 1) and for all `inside_loop`; otherwise, and for few tiles
+    outside of loops, `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.
@@ -62,7 +64,7 @@ def conv2d(
         padding: `"SAME"`, `"VALID"`, or zeros to add as `((top, bottom), (left, right))`.
         dilation: pixels between neighbours in the kernel, vertically and horizontally; 1 for none left out.
         groups: into which the channels and the features are cut.
-        implementation: `"xla"`, `"taps"`, `"winograd"`, `"shifted"`, `"split"`, or None to choose.
+        implementation: `"xla"`, `"taps"`, `"winograd"`, `"pointwise"`, `"shifted"`, `"split"`, or None to choose.
 
     Returns:
         `[batch, out_height, out_width, features]`, in the common dtype of the images and the kernel.
@@ -93,14 +95,15 @@ def conv2d(
         "xla": None,
         "taps": one_group,
         "winograd": _obstacle_of_steps(strides, dilation) or one_group or winograd_obstacle(kernel),
+        "pointwise": one_group or pointwise_obstacle(kernel),
         "shifted": depthwise_obstacle(images, kernel),
         "split": None if groups > 1 else "it needs more than one group",
     }
+    shape_class = convolution_class(images.shape, kernel.shape, strides=strides, dilation=dilation, groups=groups)
     preferred, avoided = "xla", None
     if on_platform("cpu"):
-        preferred = _preferred(kernel, strides, dilation, obstacles)
+        preferred = _preferred(kernel, strides, dilation, obstacles, shape_class)
         avoided = "xla" if is_inside_loop() else None
-    shape_class = convolution_class(images.shape, kernel.shape, strides=strides, dilation=dilation, groups=groups)
     chosen = select_implementation(
         "conv2d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype, avoided=avoided
     )
@@ -110,6 +113,8 @@ def conv2d(
         outputs = conv2d_taps(images, kernel, pads, strides, dilation)
     elif chosen == "winograd":
         outputs = conv2d_winograd(images, kernel, pads)
+    elif chosen == "pointwise":
+        outputs = conv2d_pointwise(images, kernel, pads, strides)
     elif chosen == "shifted":
         outputs = depthwise_conv2d(images, kernel, strides, pads, dilation)
     elif chosen == "split":
@@ -129,18 +134,24 @@ def conv2d(
 
 
 def _preferred(
-    kernel: Array, strides: tuple[int, int], dilation: tuple[int, int], obstacles: Mapping[str, str | None]
+    kernel: Array,
+    strides: tuple[int, int],
+    dilation: tuple[int, int],
+    obstacles: Mapping[str, str | None],
+    shape_class: str,
 ) -> str:
-    """The rule for a CPU. With steps XLA's gradient for the kernel is as fast, as measured, but for single pixels.
+    """The rule for a CPU. With steps XLA's gradient for the kernel is as fast, as measured, and for few tiles.
 
     In a loop it is never as fast.
     """
     if obstacles["split"] is None:
         return "split" if obstacles["shifted"] else "shifted"
+    if obstacles["pointwise"] is None:
+        return "pointwise"
     if is_inside_loop():
         return "taps"
     has_neighbours = strides == (1, 1) == dilation and max(kernel.shape[:2]) <= _LARGEST_FOR_TAPS
-    return "taps" if has_neighbours or kernel.shape[:2] == (1, 1) else "xla"
+    return "taps" if has_neighbours and shape_class != FEW_TILES else "xla"
 
 
 def _obstacle_of_steps(strides: tuple[int, int], dilation: tuple[int, int]) -> str | None:

@@ -12,6 +12,8 @@ _LONG_SEQUENCE = 4096
 _FEW_QUERIES = 16
 _MANY_LOGITS = 2**13  # of a head
 _SMALL_SIDE = 12  # of an image; much of Winograd's tiles of 4x4 outputs would be empty
+_TILE, _MOST_OF_FEW_TILES = 4, 31  # for fewer tiles of 4x4 outputs Winograd's transformed kernel is most of the work
+FEW_TILES = "3x3, few tiles"
 
 
 def convolution_class(
@@ -40,11 +42,13 @@ def convolution_class(
     """
     if groups > 1:
         return "depthwise" if kernel[2] == 1 else "groups"
+    # With steps a kernel of one pixel does the same to fewer pixels.
     for name, steps in (("strides", strides), ("dilation", dilation)):
-        if tuple(steps) != (1, 1):
+        if tuple(steps) != (1, 1) and (kernel[0], kernel[1]) != (1, 1):
             return name
-    size = {(1, 1): "pointwise", (3, 3): "3x3"}.get((kernel[0], kernel[1]), "other kernels")
-    return f"{size}, {_width(kernel[2:])} channels"
+    tiles = images[0] * math.prod(-(-side // _TILE) for side in images[1:3])
+    has_few_tiles = (kernel[0], kernel[1]) == (3, 3) and tiles <= _MOST_OF_FEW_TILES
+    return FEW_TILES if has_few_tiles and min(kernel[2:]) >= _FEW_CHANNELS else _kernel_class(kernel)
 
 
 def pooled_convolution_class(images: Sequence[int], kernel: Sequence[int]) -> str:
@@ -62,10 +66,10 @@ def pooled_convolution_class(images: Sequence[int], kernel: Sequence[int]) -> st
         'few terms'
     """
     if kernel[0] * kernel[1] == 1:
-        return convolution_class(images, kernel)
+        return _kernel_class(kernel)
     if math.prod(kernel[:3]) <= MOST_TERMS:
         return "few terms"
-    return "small images" if min(images[1:3]) < _SMALL_SIDE else convolution_class(images, kernel)
+    return "small images" if min(images[1:3]) < _SMALL_SIDE else _kernel_class(kernel)
 
 
 def sequence_convolution_class(inputs: Sequence[int], kernel: Sequence[int], *, groups: int = 1) -> str:
@@ -147,6 +151,11 @@ def attention_class(query: Sequence[int], key: Sequence[int]) -> str:
     if query[-3] < _FEW_QUERIES:
         return "few queries"
     return "long" if query[-3] * key[-3] >= _MANY_LOGITS else "short"
+
+
+def _kernel_class(kernel: Sequence[int]) -> str:
+    size = {(1, 1): "pointwise", (3, 3): "3x3"}.get((kernel[0], kernel[1]), "other kernels")
+    return f"{size}, {_width(kernel[2:])} channels"
 
 
 def _width(channels: Sequence[int]) -> str:

@@ -56,6 +56,14 @@ def _convolutions():
             1,
             False,
         )
+    for strides, pads in (((1, 1), ((0, 0), (0, 0))), ((2, 3), ((1, 2), (0, 3)))):
+        yield Case(
+            f"conv2d-pointwise-strides{strides}",
+            partial(ops.conv2d, padding=pads, strides=strides, implementation="pointwise"),
+            partial(references.convolve, pads=pads, strides=strides),
+            ((8, 11, 7, 3), (1, 1, 3, 5), (5,)),
+            1,
+        )
     for implementation, strides, dilation, groups in (
         ("taps", (2, 3), (1, 1), 1),
         ("taps", (2, 1), (1, 2), 1),

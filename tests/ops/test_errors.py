@@ -49,7 +49,7 @@ def run_elman(**changes):
         (lambda: ops.conv2d(IMAGES[:, :2], KERNEL, padding="VALID"), "padded height must be .* 3; got 2"),
         (
             lambda: ops.conv2d(IMAGES, KERNEL, implementation="cudnn"),
-            "conv2d has .*'xla', 'taps', 'winograd', 'shifted', 'split'; got 'cudnn'",
+            "conv2d has .*'xla', 'taps', 'winograd', 'pointwise', 'shifted', 'split'; got 'cudnn'",
         ),
         (lambda: ops.conv2d_relu_max_pool(IMAGES[0], KERNEL, ones(2)), "conv2d_relu_max_pool takes images"),
         (lambda: ops.conv2d_relu_max_pool(IMAGES[:, :3], KERNEL, ones(2)), "at least 2x2 .* got 1x3"),
@@ -112,6 +112,11 @@ def test_value_errors(call, match):
         ),
         (
             lambda: ops.conv2d(IMAGES, ones((3, 3, 1, 3)), groups=3, implementation="winograd"),
+            "needs one group; got 3",
+        ),
+        (lambda: ops.conv2d(IMAGES, KERNEL, implementation="pointwise"), "takes kernels 1x1; got 3x3"),
+        (
+            lambda: ops.conv2d(IMAGES, ones((1, 1, 1, 3)), groups=3, implementation="pointwise"),
             "needs one group; got 3",
         ),
         (lambda: ops.conv2d(IMAGES, KERNEL, implementation="split"), "more than one group"),

@@ -50,7 +50,8 @@ def test_the_first_of_equal_maxima_gets_the_gradient(implementation):
         (1, 3, {}, "taps"),
         (1, 3, {"strides": (2, 1)}, "xla"),
         (1, 3, {"dilation": (1, 2)}, "xla"),
-        (1, 1, {"strides": (2, 2)}, "taps"),
+        (1, 1, {"strides": (2, 2)}, "pointwise"),
+        (2, 1, {}, "split"),
     ],
 )
 def test_the_choice_on_a_cpu_without_a_table(groups, size, options, expected, monkeypatch):
@@ -59,6 +60,21 @@ def test_the_choice_on_a_cpu_without_a_table(groups, size, options, expected, mo
     with record_selections() as selections:
         jax.eval_shape(partial(ops.conv2d, groups=groups, **options), *arrays)
     assert selections[0].implementation == expected
+
+
+def test_the_choice_for_few_tiles_on_a_cpu():
+    """Thirty-two tiles of 4x4 pay the transformation of the kernel, in the table and without it."""
+    for shape, kernel, expected in (
+        ((2, 14, 16, 24), (3, 3, 24, 32), "winograd"),
+        ((1, 28, 16, 24), (3, 3, 24, 32), "xla"),
+        ((1, 28, 16, 23), (3, 3, 23, 32), "xla"),
+    ):
+        with record_selections() as selections:
+            jax.eval_shape(ops.conv2d, jnp.ones(shape), jnp.ones(kernel))
+        assert selections[0].implementation == expected, shape
+    with ops.inside_loop(), record_selections() as selections:
+        jax.eval_shape(ops.conv2d, jnp.ones((1, 28, 16, 24)), jnp.ones((3, 3, 24, 32)))
+    assert selections[0].implementation == "taps"
 
 
 @pytest.mark.parametrize("has_table", [True, False])
@@ -75,6 +91,7 @@ def test_in_a_loop_on_a_cpu_nothing_leaves_the_gradient_to_xla(has_table, monkey
     with ops.inside_loop():
         assert chosen(partial(ops.conv2d, strides=(2, 1)), *arrays) == {"conv2d": "taps"}
         assert chosen(partial(ops.conv1d, strides=2), (4, 9, 7), (5, 7, 8)) == {"conv1d": "taps"}
+        assert chosen(ops.conv2d, (4, 9, 7, 3), (1, 1, 3, 8)) == {"conv2d": "pointwise"}
         assert chosen(partial(ops.conv2d, implementation="xla"), *arrays) == {"conv2d": "xla"}
         with ops.for_platform("gpu"):
             assert chosen(ops.conv2d, *arrays) == {"conv2d": "xla"}

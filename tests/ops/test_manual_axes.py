@@ -30,6 +30,7 @@ def recur(implementation):
 CASES = {
     "conv2d-taps": (convolve("taps"), ((4, 7, 5, 3), (3, 3, 3, 2), (2,))),
     "conv2d-winograd": (convolve("winograd"), ((4, 7, 5, 3), (3, 3, 3, 2), (2,))),
+    "conv2d-pointwise": (convolve("pointwise"), ((4, 7, 5, 3), (1, 1, 3, 2), (2,))),
     "lstm-xla": (recur("xla"), ((4, 7, 3), (3, 20), (5, 20), (20,))),
     "lstm-chunked": (recur("chunked"), ((4, 7, 3), (3, 20), (5, 20), (20,))),
     **{
