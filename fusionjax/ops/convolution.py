@@ -17,7 +17,7 @@ from fusionjax.ops.convolution_winograd import conv2d_winograd, winograd_obstacl
 from fusionjax.ops.dtypes import check_floating
 from fusionjax.ops.implementations import is_inside_loop, on_platform, select_implementation
 from fusionjax.ops.manual_axes import vary_together
-from fusionjax.ops.shape_classes import FEW_TILES, convolution_class
+from fusionjax.ops.shape_classes import convolution_class
 from fusionjax.ops.shifts import Pads
 
 # Measured on a CPU: with larger kernels, strides or dilation XLA's own gradient for the kernel is as fast.
@@ -53,8 +53,7 @@ def conv2d(
     most 256 pixels. `"split"` convolves a few groups at a time, in the way that None chooses. Those but `"pointwise"`
     have no forward-mode derivative (`jax.jvp`). None follows the table of choices (docs/speed.md); where that has no
     row: on a CPU with groups `"shifted"`, or else `"split"`; without, `"pointwise"` where it can serve, `"taps"`
-    for kernels up to 3x3 with strides and dilation (1, 1) and for all `inside_loop`; otherwise, and for few tiles
-    outside of loops, `"xla"`.
+    for kernels up to 3x3 with strides and dilation (1, 1) and for all `inside_loop`; otherwise `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.
@@ -102,7 +101,7 @@ def conv2d(
     shape_class = convolution_class(images.shape, kernel.shape, strides=strides, dilation=dilation, groups=groups)
     preferred, avoided = "xla", None
     if on_platform("cpu"):
-        preferred = _preferred(kernel, strides, dilation, obstacles, shape_class)
+        preferred = _preferred(kernel, strides, dilation, obstacles)
         avoided = "xla" if is_inside_loop() else None
     chosen = select_implementation(
         "conv2d", implementation, obstacles, preferred, shape_class=shape_class, dtype=dtype, avoided=avoided
@@ -134,13 +133,9 @@ def conv2d(
 
 
 def _preferred(
-    kernel: Array,
-    strides: tuple[int, int],
-    dilation: tuple[int, int],
-    obstacles: Mapping[str, str | None],
-    shape_class: str,
+    kernel: Array, strides: tuple[int, int], dilation: tuple[int, int], obstacles: Mapping[str, str | None]
 ) -> str:
-    """The rule for a CPU. With steps XLA's gradient for the kernel is as fast, as measured, and for few tiles.
+    """The rule for a CPU. With steps XLA's gradient for the kernel is as fast, as measured.
 
     In a loop it is never as fast.
     """
@@ -151,7 +146,7 @@ def _preferred(
     if is_inside_loop():
         return "taps"
     has_neighbours = strides == (1, 1) == dilation and max(kernel.shape[:2]) <= _LARGEST_FOR_TAPS
-    return "taps" if has_neighbours and shape_class != FEW_TILES else "xla"
+    return "taps" if has_neighbours else "xla"
 
 
 def _obstacle_of_steps(strides: tuple[int, int], dilation: tuple[int, int]) -> str | None:

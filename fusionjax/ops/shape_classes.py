@@ -13,7 +13,6 @@ _FEW_QUERIES = 16
 _MANY_LOGITS = 2**13  # of a head
 _SMALL_SIDE = 12  # of an image; much of Winograd's tiles of 4x4 outputs would be empty
 _TILE, _MOST_OF_FEW_TILES = 4, 31  # for fewer tiles of 4x4 outputs Winograd's transformed kernel is most of the work
-FEW_TILES = "3x3, few tiles"
 
 
 def convolution_class(
@@ -48,7 +47,7 @@ def convolution_class(
             return name
     tiles = images[0] * math.prod(-(-side // _TILE) for side in images[1:3])
     has_few_tiles = (kernel[0], kernel[1]) == (3, 3) and tiles <= _MOST_OF_FEW_TILES
-    return FEW_TILES if has_few_tiles and min(kernel[2:]) >= _FEW_CHANNELS else _kernel_class(kernel)
+    return "3x3, few tiles" if has_few_tiles and min(kernel[2:]) >= _FEW_CHANNELS else _kernel_class(kernel)
 
 
 def pooled_convolution_class(images: Sequence[int], kernel: Sequence[int]) -> str:
