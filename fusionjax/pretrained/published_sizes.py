@@ -108,10 +108,7 @@ def count_multiply_adds(published: Published) -> int:
         >>> count_multiply_adds(find_published("alexnet"))
         714188480
     """
-    model = published.architecture.build(published.sizes)
-    with only_references():
-        program = jax.make_jaxpr(model.apply)(_variables(published), *published.example())
-    return count_operations(program.jaxpr) // 2
+    return _operations(published) // 2
 
 
 def find_published(name: str) -> Published:
@@ -159,6 +156,14 @@ def table_row(one: Published) -> str:
     giga = count_multiply_adds(one) / 1e9
     cells = one.name, f"{count_parameters(one):,}", ", ".join(sides), f"{giga:.3f}", published, one.source
     return f"| {' | '.join(cells)} |"
+
+
+@functools.cache
+def _operations(published: Published) -> int:
+    model = published.architecture.build(published.sizes)
+    with only_references():
+        program = jax.make_jaxpr(model.apply)(_variables(published), *published.example())
+    return count_operations(program.jaxpr)
 
 
 @functools.cache

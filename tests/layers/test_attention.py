@@ -35,6 +35,7 @@ def test_decoding_in_chunks_equals_the_causal_whole(chunks):
     np.testing.assert_array_equal(cache.index, [5, 5, 5])
 
 
+@pytest.mark.slow
 def test_rows_of_a_cache_may_stand_at_different_places():
     model, tokens = layers.MultiHeadAttention(2, 6), random(2, 5, 6)
     variables = draw_variables(model, tokens)
@@ -58,6 +59,7 @@ def test_a_mask_holds_with_a_cache_too():
 
 
 @pytest.mark.parametrize("per_query", [False, True])
+@pytest.mark.slow
 def test_projected_memory_serves_several_rows_each(per_query):
     model, queries, memory = layers.MultiHeadAttention(2, 6), random(6, 3, 6), random(2, 7, 11)
     variables = draw_variables(model, queries[:2], memory)
@@ -72,6 +74,7 @@ def test_projected_memory_serves_several_rows_each(per_query):
 
 
 @pytest.mark.parametrize("is_uniform", [False, True])
+@pytest.mark.slow
 def test_beams_that_share_a_cache_read_what_moved_caches_hold(is_uniform):
     model, tokens = layers.MultiHeadAttention(2, 6), random(5, 6, 3, 6)
     variables = draw_variables(model, tokens[0])

@@ -35,6 +35,7 @@ def test_padding_changes_neither_outputs_nor_final_states(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.slow
 def test_time_major_is_a_transposition(cell):
     inputs, mask = random(2, 7, 3), jnp.arange(7) < jnp.array([[4], [6]])
     batch_major = layers.RNN(5, cell=cell, bidirectional=True)
@@ -47,6 +48,7 @@ def test_time_major_is_a_transposition(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.slow
 def test_final_states_continue_a_sequence(cell):
     model, inputs = layers.RNN(5, cell=cell, num_layers=2), random(2, 7, 3)
     variables = draw_variables(model, inputs)

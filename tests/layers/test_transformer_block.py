@@ -78,6 +78,7 @@ def test_scales_of_zero_leave_the_tokens_as_they_are() -> None:
     np.testing.assert_array_equal(run(block, variables, TOKENS, memory).tokens, TOKENS)
 
 
+@pytest.mark.slow
 def test_decoding_after_normalisation_equals_the_causal_whole() -> None:
     block = TransformerBlock(2, features=6, is_causal=True, norm_first=False)
     variables = draw_variables(block, TOKENS)
@@ -89,6 +90,7 @@ def test_decoding_after_normalisation_equals_the_causal_whole() -> None:
     np.testing.assert_allclose(jnp.concatenate(parts, 1), run(block, variables, TOKENS).tokens, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_micro_batches_of_every_form(monkeypatch) -> None:
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     tokens = np.random.default_rng(1).normal(size=(11, 5, 6)).astype(np.float32)

@@ -130,6 +130,7 @@ def test_random_shapes(sizes, mask_axes, is_causal):
 
 
 @pytest.mark.usefixtures("two_examples_a_step")
+@pytest.mark.slow
 def test_bfloat16_is_as_exact_as_the_reference():
     arrays = [random(*shape, seed=seed).astype(jnp.bfloat16) for seed, shape in enumerate((QUERY, KEY, VALUE))]
     assert attend(*arrays, implementation="packed").dtype == jnp.bfloat16

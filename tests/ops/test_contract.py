@@ -67,6 +67,7 @@ def test_vmap_equals_single_calls(case):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.takes_bfloat16], ids=lambda case: case.name)
+@pytest.mark.slow
 def test_bfloat16_stays_bfloat16_and_close(case):
     arguments = [argument.astype(jnp.bfloat16) for argument in case.arguments()]
     values, derivatives = compiled(case)(*arguments)

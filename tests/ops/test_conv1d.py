@@ -82,6 +82,7 @@ def test_padding_by_hand():
 
 @settings(max_examples=5, deadline=None)
 @given(st.tuples(*[st.integers(1, 7)] * 4), st.integers(1, 3), st.integers(1, 3), st.sampled_from(["SAME", "CAUSAL"]))
+@pytest.mark.slow
 def test_random_shapes(sizes, strides, dilation, padding):
     length, taps, channels, features = sizes
     generator = np.random.default_rng(0)
@@ -98,6 +99,7 @@ def test_random_shapes(sizes, strides, dilation, padding):
         assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(other) + 1e-12
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     generator = np.random.default_rng(1)
     inputs = jnp.asarray(generator.normal(size=(2, 7, 3)), jnp.float32)

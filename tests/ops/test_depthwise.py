@@ -101,6 +101,7 @@ def test_one_device(monkeypatch):
     st.tuples(*[st.integers(1, 3)] * 4),
     st.tuples(*[st.integers(0, 4)] * 4),
 )
+@pytest.mark.slow
 def test_random_shapes(sizes, steps, pads):
     height, width, rows, columns, channels, copies = sizes
     strides, dilation = steps[:2], steps[2:]
@@ -129,6 +130,7 @@ def test_bfloat16_sums_in_float32():
     assert_close(narrow, with_gradients(partial(reference, **PLAIN), arrays), 1e-2)
 
 
+@pytest.mark.slow
 def test_vmap_equals_single_calls():
     images, kernels = random(5, 2, 7, 5, 3), random(5, 3, 5, 1, 3, seed=1)
     function = lambda *arrays: with_gradients(partial(depthwise_conv2d, **PLAIN), arrays)  # noqa: E731
@@ -136,6 +138,7 @@ def test_vmap_equals_single_calls():
     assert_close(jax.tree.map(lambda leaf: leaf[3], mapped), function(images[3], kernels[3]))
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     arrays = random(2, 7, 5, 3), random(3, 5, 1, 3, seed=1)
     directions = tuple(jnp.cos(array) for array in arrays)

@@ -53,6 +53,7 @@ def test_chunks_equal_the_scan_whatever_the_sizes(name, sizes, mask, reverse, ti
 
 
 @pytest.mark.parametrize("implementation", ["xla", "chunked"])
+@pytest.mark.slow
 def test_elman_with_relu(implementation):
     arguments, cotangents = draw("elman", 3, 11, 7, 2)
     options = {"activation": "relu", "implementation": implementation}
@@ -100,6 +101,7 @@ def test_second_derivatives(name):
 
 @every_cell
 @pytest.mark.usefixtures("target")
+@pytest.mark.slow
 def test_vmap_over_weights_and_masks(name):
     pairs = [draw(name, 3, 11, 7, 2, seed) for seed in (0, 1)]
     masks = jnp.stack([make_mask("scattered", 3, 11), jnp.ones((3, 11), bool)])
@@ -118,6 +120,7 @@ def test_vmap_over_weights_and_masks(name):
 
 
 @every_cell
+@pytest.mark.slow
 def test_bfloat16_adds_up_in_float32(name):
     arguments, cotangents = draw(name, 3, 211, 7, 13)
     narrow, narrow_cotangents = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (arguments, cotangents))

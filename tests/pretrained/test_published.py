@@ -12,6 +12,7 @@ from fusionjax.ops.implementations import only_references
 from fusionjax.pretrained import PUBLISHED, Published, count_multiply_adds, count_parameters, find_published
 from fusionjax.pretrained.counting import count_operations
 from fusionjax.pretrained.published_sizes import table_row
+from tests.pretrained.tables import expected_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "weights.md"
 
@@ -20,8 +21,7 @@ def count_normalised(published: Published) -> int:
     """The numbers that convolutions give, each of which batch normalisation takes, and of the last grid."""
     model, example = published.architecture.build(published.sizes), published.example()
     with only_references():
-        variables = jax.eval_shape(model.init, jax.random.key(0), *published.architecture.example(published.sizes))
-        program = jax.make_jaxpr(model.apply)(variables, *example)
+        program = jax.make_jaxpr(model.apply)(expected_of(published.architecture, published.sizes), *example)
     equations = [one for one in program.jaxpr.eqns if one.primitive.name == "conv_general_dilated"]
     sizes = [math.prod(one.outvars[0].aval.shape) for one in equations]
     return 2 * sum(sizes) + sizes[-1]
