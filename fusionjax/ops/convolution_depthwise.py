@@ -187,12 +187,14 @@ def _kernel_gradient(images: Array, gradient: Array, kernel: Array, strides: Pai
     terms = math.ceil(height / sums)
     taps = list(product(*map(range, kernel.shape[:2])))
 
-    def sum_products(images: Array, gradient: Array) -> tuple[Array, ...]:
+    def pad(images: Array, gradient: Array) -> tuple[Array, Array]:
         # Rows of zeros fill the last sum up.
         missing = terms * sums - height
-        gradient = pad_images(gradient, ((0, missing), (0, 0)))
         (top, bottom), sides = pads
         images = pad_images(images, ((top, bottom + missing * strides[0]), sides))
+        return images, pad_images(gradient, ((0, missing), (0, 0)))
+
+    def sum_products(images: Array, gradient: Array) -> tuple[Array, ...]:
         return tuple(jnp.sum(add_rows(images, gradient, *tap), axis=0) for tap in taps)
 
     def add_rows(images: Array, gradient: Array, row: int, column: int) -> Array:
@@ -205,7 +207,11 @@ def _kernel_gradient(images: Array, gradient: Array, kernel: Array, strides: Pai
             total = total + shifted.astype(wide) * gradient[:, first : first + sums].astype(wide)
         return total
 
-    parts = _sum_images(sum_products, images, gradient)
+    if images.shape[0] == 1 and on_platform("cpu") and count_devices() == 1:
+        # A loop of one turn is none, and what sums over a row would compute the products, and pad for each of them.
+        parts = compute_apart(is_number_or_not(gradient[0, 0, 0, 0]), sum_products, *pad(images, gradient))
+    else:
+        parts = _sum_images(lambda *part: sum_products(*pad(*part)), images, gradient)
     return jnp.stack([jnp.sum(part, axis=(0, 1)) for part in parts]).reshape(kernel.shape).astype(kernel.dtype)
 
 
