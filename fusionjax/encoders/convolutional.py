@@ -13,7 +13,7 @@ from fusionjax.encoders.checks import check_mask
 from fusionjax.encoders.features import Features
 from fusionjax.encoders.pooling import mean_token
 from fusionjax.encoders.simple_cnn import as_unit_images
-from fusionjax.layers import Conv, Dense
+from fusionjax.layers import BatchNorm, Conv, Dense
 from fusionjax.ops.convolution import Padding
 
 # Of the photographs of ImageNet in [0, 1], red, green and blue.
@@ -199,8 +199,8 @@ class ConvNorm(nn.Module):
             name="conv",
             **kwargs,
         )
-        norm = nn.BatchNorm(deterministic, momentum=self.momentum, epsilon=self.epsilon, name="norm", **kwargs)
-        outputs = norm(conv(grid))
+        norm = BatchNorm(self.momentum, self.epsilon, name="norm", **kwargs)
+        outputs = norm(conv(grid), deterministic=deterministic)
         return outputs if self.activation is None else self.activation(outputs)
 
 

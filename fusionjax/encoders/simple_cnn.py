@@ -14,7 +14,7 @@ from fusionjax.encoders.checks import check_mask
 from fusionjax.encoders.features import Features
 from fusionjax.encoders.places import grid_places
 from fusionjax.encoders.pooling import PoolingKind, TokenPooling
-from fusionjax.layers import Conv, FiLM
+from fusionjax.layers import BatchNorm, Conv, FiLM
 
 
 def as_unit_images(images: jax.Array, dtype: Dtype | None = None) -> jax.Array:
@@ -193,7 +193,7 @@ class SimpleCNN(nn.Module):
             size = 16 if features % 16 == 0 else features
             pooled = nn.GroupNorm(None, size, **own)(pooled)
         else:
-            pooled = nn.BatchNorm(momentum=0.9, **own)(pooled, use_running_average=deterministic)
+            pooled = BatchNorm(**own)(pooled, deterministic=deterministic)
         if condition is not None:
             if len(pooled) < len(condition):
                 pooled = jnp.repeat(pooled, len(condition) // len(pooled), axis=0)

@@ -2,6 +2,7 @@
 
 from fusionjax.layers.additive_attention import AdditiveAttention
 from fusionjax.layers.attention_lstm import AttentionLSTM, AttentionLSTMOutput, AttentionMemory
+from fusionjax.layers.batch_norm import BatchNorm
 from fusionjax.layers.conv import Conv
 from fusionjax.layers.dense import Dense
 from fusionjax.layers.elman import Elman
@@ -24,6 +25,7 @@ __all__ = [
     "AttentionLSTM",
     "AttentionLSTMOutput",
     "AttentionMemory",
+    "BatchNorm",
     "Conv",
     "Dense",
     "Elman",

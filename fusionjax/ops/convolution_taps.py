@@ -1,6 +1,7 @@
 """Convolution whose kernel gradient is a sum of matrix products over micro-batches."""
 
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from fusionjax.ops.shifts import Pads, Pair, gradient_pads, pad_images, shift_im
 # Outputs (rows of the matrix product) per micro-batch and device. Measured on a CPU: fewer waste the product's
 # set-up, more fall out of the cache.
 _ROWS_PER_STEP = 2048
+# Measured on a CPU. For small images to turn the kernel takes longer than to convolve with it, if it is wide.
+_MOST_OUTPUTS_FOR_PRODUCTS = 256
+_LEAST_KERNEL_FOR_PRODUCTS = 2**16  # channels times features
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -65,6 +69,9 @@ def image_gradient(
 ) -> Array:
     """Convolves the output's gradient with the kernel turned by half a turn, channels and features exchanged.
 
+    Where the kernel is wide and the images small, one product of the gradient and the kernel as it lies gives what each
+    output adds to every pixel that it read, and these are added up.
+
     Args:
         gradient: `[batch, out_height, out_width, features]`.
         kernel: `[kernel_height, kernel_width, channels, features]`.
@@ -76,6 +83,9 @@ def image_gradient(
     Returns:
         `[batch, *size, channels]`.
     """
+    outputs = gradient.shape[1] * gradient.shape[2]
+    if outputs <= _MOST_OUTPUTS_FOR_PRODUCTS and kernel.shape[2] * kernel.shape[3] >= _LEAST_KERNEL_FOR_PRODUCTS:
+        return _image_gradient_of_products(gradient, kernel, pads, size, strides, dilation)
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     full = gradient_pads(gradient.shape[1:3], size, kernel.shape[:2], strides, pads, dilation)
     if min(*full[0], *full[1]) < 0:
@@ -90,6 +100,25 @@ def image_gradient(
         rhs_dilation=dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def _image_gradient_of_products(
+    gradient: Array, kernel: Array, pads: Pads, size: Pair, strides: Pair, dilation: Pair
+) -> Array:
+    kernel_height, kernel_width, channels, features = kernel.shape
+    rows = gradient.reshape(-1, features)
+    wide = jnp.promote_types(gradient.dtype, jnp.float32)
+    # [batch, out_height, out_width, kernel_height, kernel_width, channels]
+    terms = jnp.einsum("no,to->nt", rows, kernel.reshape(-1, features), preferred_element_type=wide)
+    terms = terms.reshape(*gradient.shape[:3], kernel_height, kernel_width, channels)
+    padded = [count + sum(pair) for count, pair in zip(size, pads, strict=True)]
+    total = jnp.zeros((), wide)
+    for row, column in product(range(kernel_height), range(kernel_width)):
+        first = row * dilation[0], column * dilation[1]
+        spread = spread_images(terms[:, :, :, row, column], strides)
+        after = [whole - start - part for whole, start, part in zip(padded, first, spread.shape[1:3], strict=True)]
+        total = total + pad_images(spread, ((first[0], after[0]), (first[1], after[1])))
+    return pad_images(total, ((-pads[0][0], -pads[0][1]), (-pads[1][0], -pads[1][1]))).astype(gradient.dtype)
 
 
 def kernel_gradient(
@@ -111,8 +140,8 @@ def kernel_gradient(
     images = pad_images(images, pads)
     height, width = gradient.shape[1:3]
     examples = max(2, _ROWS_PER_STEP // (height * width))
-    product = partial(_kernel_gradient_of_part, kernel_size=kernel_size, strides=strides, dilation=dilation)
-    return sum_micro_batches(product, (images, gradient), examples).astype(images.dtype)
+    products = partial(_kernel_gradient_of_part, kernel_size=kernel_size, strides=strides, dilation=dilation)
+    return sum_micro_batches(products, (images, gradient), examples).astype(images.dtype)
 
 
 def _kernel_gradient_of_part(

@@ -42,9 +42,11 @@ def convolution_class(
     if groups > 1:
         return "depthwise" if kernel[2] == 1 else "groups"
     # With steps a kernel of one pixel does the same to fewer pixels.
-    for name, steps in (("strides", strides), ("dilation", dilation)):
-        if tuple(steps) != (1, 1) and (kernel[0], kernel[1]) != (1, 1):
-            return name
+    if (kernel[0], kernel[1]) != (1, 1):
+        if tuple(strides) != (1, 1):
+            return f"strides, {_width(kernel[2:])} channels"
+        if tuple(dilation) != (1, 1):
+            return "dilation"
     tiles = images[0] * math.prod(-(-side // _TILE) for side in images[1:3])
     has_few_tiles = (kernel[0], kernel[1]) == (3, 3) and tiles <= _MOST_OF_FEW_TILES
     return "3x3, few tiles" if has_few_tiles and min(kernel[2:]) >= _FEW_CHANNELS else _kernel_class(kernel)

@@ -124,7 +124,7 @@ def test_the_table_in_force_is_printed(capfd: pytest.CaptureFixture[str], monkey
     assert f"To measure them anew: fusionjax bench ops --tune {choices.choices_path()}" in output
 
 
-ROW = Choice("cpu", "0.10", "conv2d", "strides", "float32", "taps", 1.5)
+ROW = Choice("cpu", "0.10", "conv2d", "strides, some channels", "float32", "taps", 1.5)
 
 
 def test_a_second_tuning_keeps_what_it_did_not_measure(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def _records(times: dict[str, tuple[float, float]], size: int) -> list[Record]:
             samples_ms=[each, 9 * each],
             dtype="float32",
             shapes={"images": [size]},
-            workload=f"conv2d-{direction}, strides",
+            workload=f"conv2d-{direction}, strides, some channels",
             versions={"jax": "0.10.2"},
         )
         for name, pair in times.items()

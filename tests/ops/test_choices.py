@@ -84,7 +84,7 @@ def test_selections_are_listed_outer_first_and_only_inside():
     [
         (shape_classes.convolution_class((8, 9, 9, 32), (3, 3, 1, 32), groups=32), "depthwise"),
         (shape_classes.convolution_class((8, 9, 9, 32), (3, 3, 8, 32), groups=4), "groups"),
-        (shape_classes.convolution_class((8, 9, 9, 32), (3, 3, 32, 32), strides=(1, 2)), "strides"),
+        (shape_classes.convolution_class((8, 9, 9, 32), (3, 3, 32, 32), strides=(1, 2)), "strides, some channels"),
         (shape_classes.convolution_class((8, 9, 9, 32), (3, 3, 32, 32), dilation=(2, 1)), "dilation"),
         (shape_classes.sequence_convolution_class((8, 9, 6), (3, 2, 6), groups=3), "groups"),
         (shape_classes.pooled_convolution_class((8, 9, 30, 64), (3, 3, 64, 64)), "small images"),
