@@ -44,7 +44,7 @@ def best_choices(records: Sequence[Record], platform: str) -> list[Choice]:
         >>> records = [
         ...     Record(
         ...         contender="any", implementation=name, samples_ms=[each], dtype="float32", shapes={},
-        ...         workload=f"conv2d-{direction}, strides", versions={"jax": "0.10.2"},
+        ...         workload=f"conv2d-{direction}, dilation", versions={"jax": "0.10.2"},
         ...     )
         ...     for name, pair in times.items()
         ...     for each, direction in zip(pair, ("forward", "train"))
