@@ -83,6 +83,8 @@ class SortOfClevr(Sequence[QuestionExample]):
         if seed < 0:
             raise ValueError(f"seed must be 0 or more; got {seed}. Give a non-negative integer.")
         self.split, self.size, self.image_size, self.seed = split, size, image_size, seed
+        # Objects and questions of pictures that were asked for: finding a place for all takes longer than drawing them.
+        self._known: dict[int, tuple[_Objects, tuple[Question, ...]]] = {}
 
     def __len__(self) -> int:
         return self.size
@@ -101,12 +103,15 @@ class SortOfClevr(Sequence[QuestionExample]):
         if not -self.size <= place < self.size:
             raise IndexError(f"picture index must be in [0, {self.size}); got {place}. Ask for a larger size.")
         place %= self.size
-        rng = np.random.default_rng((self.seed, SPLITS.index(self.split), place, 2017))
-        objects = _place_objects(rng)
+        if place not in self._known:
+            rng = np.random.default_rng((self.seed, SPLITS.index(self.split), place, 2017))
+            objects = _place_objects(rng)
+            self._known[place] = objects, tuple(_ask(objects, rng))
+        objects, questions = self._known[place]
         return {
             "id": f"sort-of-clevr-{self.seed}-{self.split}-{place}",
             "image": _draw(objects, self.image_size),
-            "questions": _ask(objects, rng),
+            "questions": [question.copy() for question in questions],
         }
 
 
@@ -134,12 +139,15 @@ def _draw(objects: _Objects, side: int) -> np.ndarray:
     # Of every pixel's centre
     places = (np.arange(side) + 0.5) / side
     for paint, (across, down), is_circle in zip(_PAINTS.values(), *objects, strict=True):
-        right, below = places[None, :] - across, places[:, None] - down
+        # The rows and columns that the object can reach
+        (left, right), (top, bottom) = np.searchsorted(places, [(at - _RADIUS, at + _RADIUS) for at in (across, down)])
+        box = image[top : bottom + 1, left : right + 1]
+        beside, below = places[None, left : right + 1] - across, places[top : bottom + 1, None] - down
         if is_circle:
-            inside = right**2 + below**2 <= _RADIUS**2
+            inside = beside**2 + below**2 <= _RADIUS**2
         else:
-            inside = np.maximum(np.abs(right), np.abs(below)) <= _RADIUS
-        image[inside] = paint
+            inside = np.maximum(np.abs(beside), np.abs(below)) <= _RADIUS
+        box[inside] = paint
     return image
 
 
