@@ -16,7 +16,7 @@ from fusionjax.encoders.places import grid_places
 from fusionjax.encoders.pooling import mean_token
 from fusionjax.fusion.checks import check_modalities
 from fusionjax.fusion.vector import as_features
-from fusionjax.layers import Dense
+from fusionjax.layers import BatchNorm, Dense
 from fusionjax.ops.implementations import on_platform
 from fusionjax.ops.micro_batches import map_micro_batches
 
@@ -37,6 +37,7 @@ class RelationNetwork(nn.Module):
     Cost: (2 (O + A) + Q + 1) G_1 + sum_k>1 (G_k-1 + 1) G_k parameters of g and sum_k (F_k-1 + 1) F_k of f, F_0 being
     the last G; 2 (2 L (O + A) G_1 + Q G_1 + L^2 sum_k>1 G_k-1 G_k + sum_k F_k-1 F_k) operations an example, for L
     objects of size O, A axes of the grid, Q numbers of the others, G the relation features and F the features.
+    The normalisation has 2 F_0 parameters more.
 
     Attributes:
         objects: the modality whose tokens are related.
@@ -109,7 +110,7 @@ class RelationNetwork(nn.Module):
         ]
         fused = _mean_relation(first, second, question, objects.mask, weights, self.dtype)
         if self.normalization is not None:
-            fused = nn.BatchNorm(deterministic, momentum=0.9, name="norm", **kwargs)(fused)
+            fused = BatchNorm(name="norm", **kwargs)(fused, deterministic=deterministic)
         for layer, size in enumerate(self.features):
             if layer == len(self.features) - 1:
                 fused = nn.Dropout(self.dropout_rate, deterministic=deterministic)(fused)
