@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ from fusionjax.encoders.places import grid_places
 from fusionjax.encoders.pooling import mean_token
 from fusionjax.fusion.checks import check_modalities
 from fusionjax.fusion.vector import as_features
-from fusionjax.layers import BatchNorm, Dense
+from fusionjax.layers import Dense
 from fusionjax.ops.implementations import on_platform
 from fusionjax.ops.micro_batches import map_micro_batches
 
@@ -31,26 +31,22 @@ class RelationNetwork(nn.Module):
     the pooled vectors of the other modalities; g: `relation_features`, f: `features`, fully connected layers with ReLU.
     The first layer of g is linear in its three inputs, so each is multiplied once and the products added for every
     pair. Unlike in the paper the sum over pairs is divided by their number, which changes the scale of f's first
-    weights alone; `normalization` then brings each feature of the mean, which one pair among many changes little, to
-    variance one over the batch, and training leaves what can be guessed without the question's object much sooner.
+    weights alone.
 
     Cost: (2 (O + A) + Q + 1) G_1 + sum_k>1 (G_k-1 + 1) G_k parameters of g and sum_k (F_k-1 + 1) F_k of f, F_0 being
     the last G; 2 (2 L (O + A) G_1 + Q G_1 + L^2 sum_k>1 G_k-1 G_k + sum_k F_k-1 F_k) operations an example, for L
     objects of size O, A axes of the grid, Q numbers of the others, G the relation features and F the features.
-    The normalisation has 2 F_0 parameters more.
 
     Attributes:
         objects: the modality whose tokens are related.
         relation_features: of the layers of g.
         features: of the layers of f; the last is the width of the result.
-        normalization: of the mean over pairs; None or `"batch"` (needs the collection `batch_stats`).
         dropout_rate: before the last layer of f.
         dtype: of the computation.
         param_dtype: of the parameters.
 
     Raises:
-        ValueError: `objects` is missing or alone, batch sizes differ, there is no layer of g or of f, or the
-            normalization is unknown.
+        ValueError: `objects` is missing or alone, batch sizes differ, or there is no layer of g or of f.
 
     Example:
         >>> one = Features(jnp.ones((2, 3, 5)), None, jnp.ones((2, 5)), (3,))
@@ -68,7 +64,6 @@ class RelationNetwork(nn.Module):
     objects: str = "image"
     relation_features: Sequence[int] = (128, 128, 128)
     features: Sequence[int] = (256, 256)
-    normalization: Literal["batch"] | None = None
     dropout_rate: float = 0.0
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
@@ -79,7 +74,7 @@ class RelationNetwork(nn.Module):
 
         Args:
             features: of each modality, by name.
-            deterministic: switches dropout off and batch statistics to the stored ones.
+            deterministic: switches dropout off.
 
         Returns:
             pooled `[batch, features[-1]]`, which is also the one token.
@@ -92,8 +87,6 @@ class RelationNetwork(nn.Module):
                 "relation_features and features must each be one size or more; got "
                 f"{tuple(self.relation_features)} and {tuple(self.features)}. Give the layers of g and of f."
             )
-        if self.normalization not in (None, "batch"):
-            raise ValueError(f"normalization must be None or 'batch'; got {self.normalization!r}. Choose one.")
         objects = features[self.objects]
         others = [features[name].kept_pooled for name in sorted(features) if name != self.objects]
         places = jnp.broadcast_to(grid_places(objects.grid), (*objects.tokens.shape[:2], len(objects.grid)))
@@ -109,8 +102,6 @@ class RelationNetwork(nn.Module):
             for layer, (before, size) in enumerate(sizes, start=1)
         ]
         fused = _mean_relation(first, second, question, objects.mask, weights, self.dtype)
-        if self.normalization is not None:
-            fused = BatchNorm(name="norm", **kwargs)(fused, deterministic=deterministic)
         for layer, size in enumerate(self.features):
             if layer == len(self.features) - 1:
                 fused = nn.Dropout(self.dropout_rate, deterministic=deterministic)(fused)

@@ -112,7 +112,6 @@ _BUILDERS: dict[str, Callable[[FusionSizes], nn.Module]] = {
     "relation_network": lambda sizes: fusion.RelationNetwork(
         relation_features=(sizes.features,) * 3,
         features=(sizes.features,) * 2,
-        normalization="batch",
         dropout_rate=sizes.dropout_rate,
         dtype=sizes.dtype,
     ),

@@ -109,12 +109,6 @@ def test_a_grid_of_another_size_than_at_the_initialisation() -> None:
         module.apply(variables, other)
 
 
-def test_an_unknown_normalization_of_relations() -> None:
-    message = re.escape("normalization must be None or 'batch'; got 'layer'. Choose one.")
-    with pytest.raises(ValueError, match=message):
-        trace(fusion.RelationNetwork(normalization="layer"), text=TEXT, image=IMAGE)
-
-
 @pytest.mark.parametrize(("relation", "features"), [((), (5,)), ((5,), ())])
 def test_relation_networks_without_layers(relation: tuple[int, ...], features: tuple[int, ...]) -> None:
     modalities = {name: Features(jnp.ones((2, 3, 7)), None, jnp.ones((2, 7)), (3,)) for name in ("image", "text")}

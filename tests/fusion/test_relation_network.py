@@ -1,7 +1,6 @@
-"""Pairs of tokens in micro-batches, and the normalisation of their mean."""
+"""Pairs of tokens in micro-batches."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -47,36 +46,3 @@ def test_micro_batches_equal_one(monkeypatch: pytest.MonkeyPatch, examples: int)
     assert "scan" in parts and "scan" not in whole
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
-
-
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_normalised_mean_equals_other_weights_of_the_next_layer(deterministic: bool) -> None:
-    """A normalisation before a linear layer is another linear layer: that of running, or of the batch's statistics."""
-    normalised = RelationNetwork(relation_features=(5, 3), features=(4,), normalization="batch")
-    modalities = jax.tree.map(jnp.asarray, MODALITIES)
-    variables = draw_variables(normalised, features=modalities)
-    norm = {name: RNG.normal(size=3).astype(np.float32) for name in ("scale", "bias")}
-    running = {"mean": RNG.normal(size=3).astype(np.float32), "var": RNG.random(3, np.float32) + 0.5}
-    params = {**variables["params"], "norm": norm}
-    found, updated = normalised.apply(
-        {"params": params, "batch_stats": {"norm": running}},
-        modalities,
-        deterministic=deterministic,
-        mutable=["batch_stats"],
-    )
-
-    plain = {name: value for name, value in params.items() if name != "norm"}
-    identity = {**plain, "fused_0": {"kernel": np.eye(3, dtype=np.float32), "bias": np.zeros(3, np.float32)}}
-    means = RelationNetwork(relation_features=(5, 3), features=(3,)).apply({"params": identity}, modalities).pooled
-    batch = {"mean": means.mean(0), "var": means.var(0)}
-    used = running if deterministic else batch
-    factor = norm["scale"] / np.sqrt(used["var"] + 1e-5)
-    kernel, bias = params["fused_0"]["kernel"], params["fused_0"]["bias"]
-    other = {"kernel": factor[:, None] * kernel, "bias": bias + (norm["bias"] - used["mean"] * factor) @ kernel}
-    fusion = RelationNetwork(relation_features=(5, 3), features=(4,))
-    expected = fusion.apply({"params": {**plain, "fused_0": other}}, modalities)
-    np.testing.assert_allclose(found.pooled, expected.pooled, rtol=1e-4, atol=1e-4)
-    assert expected.pooled.any()
-    for name, value in updated["batch_stats"]["norm"].items():
-        kept = running[name] if deterministic else 0.9 * running[name] + 0.1 * batch[name]
-        np.testing.assert_allclose(value, kept, rtol=1e-4, atol=1e-6)
