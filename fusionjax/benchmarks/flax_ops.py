@@ -41,7 +41,7 @@ def _plain_conv2d_relu_max_pool(arrays: Arrays, settings: Mapping[str, Any]) -> 
 
 
 def _plain_max_pool2d(arrays: Arrays, settings: Mapping[str, Any]) -> jax.Array:
-    return nn.max_pool(arrays["images"], (2, 2), (2, 2))
+    return nn.max_pool(arrays["images"], settings.get("window", (2, 2)), settings.get("strides", (2, 2)))
 
 
 def _plain_attention(arrays: Arrays, settings: Mapping[str, Any]) -> jax.Array:

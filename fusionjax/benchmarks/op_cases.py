@@ -72,7 +72,8 @@ class Case:
         return []
 
 
-# Images and kernel, inputs and kernel, batch and length and features, query and keys: a few sizes of each shape class.
+# Images and kernel, images and window, inputs and kernel, batch and length and features, query and keys: a few sizes of
+# each shape class.
 _CONVOLUTIONS = (
     ((8, 112, 112, 3), (3, 3, 3, 32)),
     ((8, 32, 32, 12), (3, 3, 12, 12)),
@@ -92,6 +93,13 @@ _CONVOLUTIONS = (
 _POOLED_ONLY = (
     ((16, 224, 224, 3), (3, 3, 3, 32)),
     ((8, 10, 10, 32), (3, 3, 32, 64)),
+)
+_POOLINGS = (
+    ((8, 112, 112, 32), (2, 2)),
+    ((8, 28, 28, 128), (2, 2)),
+    ((1, 114, 114, 64), (3, 3)),
+    ((8, 28, 28, 256), (3, 3)),
+    ((8, 114, 114, 64), (3, 3)),
 )
 _SEQUENCE_CONVOLUTIONS = (
     ((4, 16000, 1), (25, 1, 64)),
@@ -149,8 +157,7 @@ def list_cases() -> list[Case]:
         _conv((8, 7, 7, 192), (5, 5, 1, 192), groups=192),
         _conv((8, 28, 28, 64), (3, 3, 4, 64), groups=16),
         *[_pooled_conv(images, kernel) for images, kernel in (*_CONVOLUTIONS, *_POOLED_ONLY)],
-        Case(op="max_pool2d", shapes={"images": (8, 112, 112, 32)}),
-        Case(op="max_pool2d", shapes={"images": (8, 28, 28, 128)}),
+        *[_pooling(images, window) for images, window in _POOLINGS],
         *[_conv1d(inputs, kernel) for inputs, kernel in _SEQUENCE_CONVOLUTIONS],
         *[_recurrent(op, *sizes) for op in ("lstm", "gru", "elman") for sizes in _RECURRENCES],
         *[_attention(query, keys) for query, keys in _ATTENTIONS],
@@ -185,7 +192,7 @@ def _draw(random: np.random.Generator, largest: int) -> Case:
         sides, channels = (below(largest, 6), below(largest, 6)), below(largest)
         images = (below(12), *sides, channels)
         if op == "max_pool2d":
-            return Case(op=op, shapes={"images": images})
+            return _pooling(images, (2, 2))
         size = int(random.choice([1, 3, 5]))
         strides = (2, 2) if random.random() < 0.25 else (1, 1)
         if op == "conv2d_relu_max_pool":
@@ -216,6 +223,10 @@ def _conv(
 def _pooled_conv(images: tuple[int, ...], kernel: tuple[int, ...]) -> Case:
     shapes = {"images": images, "kernel": kernel, "bias": kernel[3:]}
     return Case(op="conv2d_relu_max_pool", shapes=shapes, settings={"padding": "VALID"})
+
+
+def _pooling(images: tuple[int, ...], window: tuple[int, int]) -> Case:
+    return Case(op="max_pool2d", shapes={"images": images}, settings={"window": window, "strides": (2, 2)})
 
 
 def _conv1d(inputs: tuple[int, ...], kernel: tuple[int, ...]) -> Case:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from fusionjax.ops.dtypes import check_floating
 from fusionjax.ops.implementations import on_platform, select_implementation
-from fusionjax.ops.pooling_codes import max_pool2d_codes
+from fusionjax.ops.pooling_codes import MOST_PLACES, max_pool2d_codes
 from fusionjax.ops.shape_classes import pooling_class
 
 
@@ -22,9 +22,10 @@ def max_pool2d(
     The gradient goes to the first maximum of a window, in reading order.
 
     Implementations: `"xla"` is XLA's windowed reduction and the reference. `"codes"` keeps the position of each maximum
-    as one byte for the gradient, instead of searching again: many times faster on a CPU, twice on a GPU. It needs
-    windows and strides (2, 2) and has no forward-mode derivative (`jax.jvp`). None follows the table of choices
-    (docs/speed.md); where that has no row: `"codes"` on a CPU or GPU where it applies, otherwise `"xla"`.
+    as one byte for the gradient, instead of searching again: many times faster on a CPU, for windows (2, 2) twice on a
+    GPU. It needs windows of at most 25 pixels and has no forward-mode derivative (`jax.jvp`). None follows the table of
+    choices (docs/speed.md); where that has no row: `"codes"` where it applies on a CPU, and for windows and strides
+    (2, 2) on a GPU, otherwise `"xla"`.
 
     Args:
         images: `[batch, height, width, channels]`.
@@ -60,14 +61,20 @@ def max_pool2d(
             f"images must be at least the window's size, {window}; got {images.shape[1:3]}. "
             "Use larger images or fewer poolings."
         )
-    fits = tuple(window) == (2, 2) == tuple(strides)
-    obstacle = None if fits else f"it needs window and strides (2, 2); got {tuple(window)} and {tuple(strides)}"
-    preferred = "codes" if on_platform("cpu", "gpu") else "xla"
+    window, strides = (window[0], window[1]), (strides[0], strides[1])
+    places = window[0] * window[1]
+    obstacle = None if places <= MOST_PLACES else f"it takes windows of at most {MOST_PLACES} pixels; got {places}"
+    is_preferred = on_platform("cpu") or (on_platform("gpu") and window == strides == (2, 2))
     obstacles = {"xla": None, "codes": obstacle}
     shape_class = pooling_class(images.shape, window, strides)
     chosen = select_implementation(
-        "max_pool2d", implementation, obstacles, preferred, shape_class=shape_class, dtype=images.dtype
+        "max_pool2d",
+        implementation,
+        obstacles,
+        "codes" if is_preferred else "xla",
+        shape_class=shape_class,
+        dtype=images.dtype,
     )
     if chosen == "codes":
-        return max_pool2d_codes(images)
+        return max_pool2d_codes(images, window, strides)
     return lax.reduce_window(images, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), "VALID")

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
 
-def pad_images(images: Float[Array, "batch height width channels"], pads: Pads) -> Float[Array, "batch _ _ channels"]:
+def pad_images(images: Num[Array, "batch height width channels"], pads: Pads) -> Num[Array, "batch _ _ channels"]:
     """Adds zeros around images; negative numbers take rows and columns away.
 
     Args:
@@ -30,8 +30,8 @@ def pad_images(images: Float[Array, "batch height width channels"], pads: Pads) 
 
 
 def shift_images(
-    images: Float[Array, "batch height width channels"], start: Pair, size: Pair, strides: Pair
-) -> Float[Array, "batch _ _ channels"]:
+    images: Num[Array, "batch height width channels"], start: Pair, size: Pair, strides: Pair
+) -> Num[Array, "batch _ _ channels"]:
     """Takes every stride-th pixel from a first one on.
 
     Args:

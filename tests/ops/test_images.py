@@ -41,6 +41,98 @@ def test_the_first_of_equal_maxima_gets_the_gradient(implementation):
     np.testing.assert_array_equal(gradient[0, :, :, 0], [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
 
 
+# Overlaps, gaps, steps of one, rows and columns that fill no window, and one window only
+POOLINGS = [
+    ((3, 3), (2, 2)),
+    ((5, 2), (3, 1)),
+    ((2, 3), (1, 2)),
+    ((2, 1), (3, 5)),
+    ((1, 4), (2, 3)),
+    ((5, 5), (1, 1)),
+    ((3, 2), (17, 2)),
+    ((2, 11), (7, 1)),
+]
+every_pooling = pytest.mark.parametrize(("window", "strides"), POOLINGS)
+
+
+def pool_with_gradient(images, window, strides, implementation):
+    """Gives the maxima, the images' gradient, and that of its own squares for the maxima's gradient."""
+    pool = partial(ops.max_pool2d, window=window, strides=strides, implementation=implementation)
+
+    @jax.jit
+    def differentiate(images):
+        maxima, pull_back = jax.vjp(pool, images)
+        weights = jnp.cos(jnp.arange(maxima.size).reshape(maxima.shape)).astype(images.dtype)
+        squares = jax.grad(lambda weights: jnp.square(pull_back(weights)[0].astype(jnp.float32)).sum())(weights)
+        return maxima, pull_back(weights)[0], squares
+
+    return differentiate(images)
+
+
+@every_pooling
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_codes_equal_the_reference_for_every_window(window, strides, has_ties):
+    generator = np.random.default_rng(5)
+    shape = (2, 13, 11, 3)
+    values = generator.integers(0, 3, shape) if has_ties else generator.normal(size=shape)
+    images = jnp.asarray(values, jnp.float32)
+    actual, expected = (pool_with_gradient(images, window, strides, name) for name in ("codes", "xla"))
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@every_pooling
+def test_codes_equal_pytorch_for_every_window(window, strides):
+    torch = pytest.importorskip("torch")
+    images = np.random.default_rng(7).integers(0, 5, (2, 13, 11, 3)).astype(np.float32)
+    maxima, gradient, _ = pool_with_gradient(jnp.asarray(images), window, strides, "codes")
+    theirs = torch.tensor(images.transpose(0, 3, 1, 2), requires_grad=True)
+    outputs = torch.nn.functional.max_pool2d(theirs, window, strides)
+    np.testing.assert_array_equal(maxima, outputs.detach().numpy().transpose(0, 2, 3, 1))
+    weights = np.cos(np.arange(maxima.size).reshape(maxima.shape)).astype(np.float32)
+    outputs.backward(torch.tensor(weights.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(gradient, theirs.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_overlapping_gradients_are_summed_in_float32():
+    """In bfloat16, which has eight bits, 256 stays 256 when ones are added to it one by one."""
+    images = jnp.zeros((1, 9, 9, 1), jnp.bfloat16).at[0, 4, 4, 0].set(1)
+    pool = partial(ops.max_pool2d, window=(5, 5), strides=(1, 1), implementation="codes")
+    _, pull_back = jax.vjp(pool, images)
+    gradient = jnp.ones((1, 5, 5, 1), jnp.bfloat16).at[0, 4, 4, 0].set(256)  # the window of code 0, summed first
+    (actual,) = pull_back(gradient)
+    assert actual.dtype == jnp.bfloat16
+    assert float(actual[0, 4, 4, 0]) == 280
+
+
+@every_pooling
+def test_vmap_of_codes(window, strides):
+    images = jnp.asarray(np.random.default_rng(3).normal(size=(2, 3, 13, 11, 5)), jnp.float32)
+    gradient = jax.grad(
+        lambda images: jnp.sin(ops.max_pool2d(images, window, strides=strides, implementation="codes")).sum()
+    )
+    np.testing.assert_allclose(jax.vmap(gradient)(images), jnp.stack([gradient(each) for each in images]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("platform", "window", "strides", "expected"),
+    [
+        ("cpu", (2, 2), (2, 2), "codes"),
+        ("cpu", (3, 3), (2, 2), "codes"),
+        ("cpu", (9, 3), (2, 2), "xla"),
+        ("gpu", (2, 2), (2, 2), "codes"),
+        ("gpu", (3, 3), (2, 2), "xla"),
+        ("gpu", (2, 2), (1, 1), "xla"),
+        ("tpu", (2, 2), (2, 2), "xla"),
+    ],
+)
+def test_the_choice_of_a_pooling_without_a_table(platform, window, strides, expected, monkeypatch):
+    monkeypatch.setattr(implementations, "read_choices", dict)
+    with ops.for_platform(platform), record_selections() as selections:
+        jax.eval_shape(partial(ops.max_pool2d, window=window, strides=strides), jnp.ones((2, 13, 11, 3)))
+    assert selections[0].implementation == expected
+
+
 @pytest.mark.parametrize(
     ("groups", "size", "options", "expected"),
     [
