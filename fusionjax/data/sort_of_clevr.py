@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from typing import NamedTuple, SupportsIndex, overload
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 
@@ -26,6 +26,7 @@ _MARGIN = 5.5 / 75
 # How much two distances from one object must differ, in shares of the side, for one to be the shortest or the longest.
 _CLEAR = 0.5 / 75
 _QUESTIONS_OF_A_KIND = 10
+_MOST_KNOWN = 20_000  # pictures whose layouts are remembered, some kilobytes each
 _KINDS = (
     ("non-relational", ("shape", "left", "top")),
     ("relational", ("closest", "furthest", "count")),
@@ -103,16 +104,24 @@ class SortOfClevr(Sequence[QuestionExample]):
         if not -self.size <= place < self.size:
             raise IndexError(f"picture index must be in [0, {self.size}); got {place}. Ask for a larger size.")
         place %= self.size
-        if place not in self._known:
-            rng = np.random.default_rng((self.seed, SPLITS.index(self.split), place, 2017))
-            objects = _place_objects(rng)
-            self._known[place] = objects, tuple(_ask(objects, rng))
-        objects, questions = self._known[place]
+        objects, questions = self._known.get(place) or self._lay_out(place)
         return {
             "id": f"sort-of-clevr-{self.seed}-{self.split}-{place}",
             "image": _draw(objects, self.image_size),
             "questions": [question.copy() for question in questions],
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what a copy, such as a worker's, finds again."""
+        return {**self.__dict__, "_known": {}}
+
+    def _lay_out(self, place: int) -> tuple[_Objects, tuple[Question, ...]]:
+        rng = np.random.default_rng((self.seed, SPLITS.index(self.split), place, 2017))
+        objects = _place_objects(rng)
+        found = objects, tuple(_ask(objects, rng))
+        if len(self._known) < _MOST_KNOWN:
+            self._known[place] = found
+        return found
 
 
 def _place_objects(rng: np.random.Generator) -> _Objects:

@@ -61,8 +61,8 @@ class BatchNorm(nn.Module):
 
         Args:
             inputs: `[batch, ..., features]`.
-            deterministic: takes the running statistics; otherwise those of the batch, which also update them where the
-                collection `batch_stats` is mutable.
+            deterministic: takes the running statistics; otherwise those of the batch, which also update them: the
+                collection `batch_stats` must be mutable.
 
         Returns:
             The shape of the inputs.

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from fusionjax.data import SortOfClevr
+from fusionjax.data import SortOfClevr, sort_of_clevr
 
 COLORS = ("red", "green", "blue", "orange", "gray", "yellow")
 KINDS = (
@@ -128,3 +128,16 @@ def test_index_and_pickle():
     assert len({one["image"].tobytes() for one in pictures}) == 7
     with pytest.raises(IndexError, match=r"picture index must be in \[0, 7\); got -8. Ask for a larger size."):
         pictures[-8]
+
+
+def test_what_is_remembered_cannot_be_changed_and_stays_small(monkeypatch):
+    monkeypatch.setattr(sort_of_clevr, "_MOST_KNOWN", 2)
+    pictures = SortOfClevr("test", size=5)
+    first = [pictures[place] for place in range(5)]
+    for example in first:
+        example["questions"][3]["answer"] = "changed"
+    for one, fresh in zip(pictures, SortOfClevr("test", size=5), strict=True):
+        assert one["questions"] == fresh["questions"]
+        np.testing.assert_array_equal(one["image"], fresh["image"])
+    assert len(pictures._known) == 2
+    assert not pickle.loads(pickle.dumps(pictures))._known

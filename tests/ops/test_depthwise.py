@@ -95,6 +95,15 @@ def test_one_device(monkeypatch):
     assert_agreement(random(3, 17, 5, 2), random(3, 5, 1, 4, seed=1), **PLAIN)
 
 
+@pytest.mark.parametrize("options", [{}, {"strides": (2, 3)}, {"dilation": (2, 1), "pads": ((2, 2), (0, 3))}], ids=str)
+def test_one_image_on_one_device(options, monkeypatch):
+    """Its kernel gradient is no loop; 17 rows are two sums and a row of zeros."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert_agreement(random(1, 17, 7, 2), random(3, 5, 1, 4, seed=1), **{**PLAIN, **options})
+    gradient = jax.jit(jax.grad(lambda kernel: depthwise_conv2d(random(1, 17, 7, 2), kernel, **PLAIN).sum()))
+    assert "while" not in str(jax.make_jaxpr(gradient)(random(3, 5, 1, 2)))
+
+
 @settings(max_examples=5, deadline=None)
 @given(
     st.tuples(*[st.integers(1, 9)] * 2, *[st.integers(1, 3)] * 4),

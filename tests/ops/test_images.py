@@ -1,6 +1,7 @@
 """Convolution and pooling: what the contract's small sizes do not reach."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -244,3 +245,27 @@ def test_convolution_does_not_flip_the_kernel():
     images = jnp.zeros((1, 3, 3, 1)).at[0, 0, 1, 0].set(1.0)
     kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
     np.testing.assert_array_equal(ops.conv2d(images, kernel)[0, :, :, 0], [[5, 4, 3], [2, 1, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 2), (3, 0)), ((0, 0), (0, 0))])
+@pytest.mark.parametrize(("strides", "dilation"), [((1, 1), (1, 1)), ((2, 3), (1, 1)), ((2, 1), (1, 2))])
+def test_image_gradients_as_products_are_those_of_the_turned_kernel(
+    strides: tuple[int, int], dilation: tuple[int, int], pads: tuple[tuple[int, int], ...], monkeypatch: Any
+) -> None:
+    """What wide kernels do on small images, and which the last rows that the strides leave out get no gradient of."""
+    random = np.random.default_rng(0)
+    images, kernel = (jnp.asarray(random.normal(size=shape), jnp.float32) for shape in ((2, 11, 13, 3), (3, 2, 3, 5)))
+
+    def convolve(images: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            images, kernel, strides, pads, rhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    values, pull_back = jax.vjp(convolve, images)
+    gradient = jnp.asarray(random.normal(size=values.shape), jnp.float32)
+    monkeypatch.setattr(convolution_taps, "_LEAST_KERNEL_FOR_PRODUCTS", 1)
+    program = jax.jit(
+        partial(convolution_taps.image_gradient, pads=pads, size=(11, 13), strides=strides, dilation=dilation)
+    )
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(program)(gradient, kernel))
+    np.testing.assert_allclose(program(gradient, kernel), pull_back(gradient)[0], rtol=1e-5, atol=1e-5)
