@@ -1,6 +1,7 @@
 """Two-dimensional max-pooling."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -52,6 +53,10 @@ def max_pool2d(
             f"max_pool2d takes images [batch, height, width, channels]; got {images.shape}. Add the missing axes."
         )
     check_floating("max_pool2d", "images", images.dtype)
+    if any(np.shape(pair) != (2,) or np.asarray(pair).dtype.kind not in "iu" for pair in (window, strides)):
+        raise ValueError(
+            f"window and strides must each be two whole numbers; got {window} and {strides}. Write (3, 3) and (2, 2)."
+        )
     if min(*window, *strides) < 1:
         raise ValueError(
             f"window and strides must be at least 1; got {window} and {strides}. Use (1, 1) for no change."
